@@ -61,14 +61,10 @@ class Pyramid:
     overlap: float = 0.0
 
     def __post_init__(self) -> None:
-        message = f"crops.scales={self.scales}: must be a list such as [[2,2],[3,3]], rows and columns of each scale."
-        if not _is_list(self.scales) or not self.scales:
-            raise ConfigError(message)
-        for scale in self.scales:
-            if not _is_list(scale) or len(scale) != 2:
-                raise ConfigError(message)
-            for cells in scale:
-                whole_number(f"crops.scales={self.scales}: {list(scale)}, cells", cells, 1)
+        if not _is_list(self.scales) or not self.scales or not all(_is_scale(scale) for scale in self.scales):
+            raise ConfigError(
+                f"crops.scales={self.scales}: must be a list of [rows, columns] such as [[2,2],[3,3]], all at least 1."
+            )
         _check_overlap(self.overlap)
 
     def candidates(self, width: int, height: int) -> tuple[Box, ...]:
@@ -83,6 +79,14 @@ class Pyramid:
 
 def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_scale(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 2
+        and all(isinstance(cells, int) and not isinstance(cells, bool) and cells >= 1 for cells in value)
+    )
 
 
 def _check_overlap(overlap: object) -> None:

@@ -1,0 +1,192 @@
+"""ψ by a CLIP- or SigLIP-type model of open_clip: the cosine between a crop's and the text's embedding."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
+
+from semclip_eval.crops import whole_number
+from semclip_eval.errors import ConfigError
+from semclip_eval.relevance.base import Relevance, RelevanceRequest, check_psi_text
+from semclip_eval.types import Box
+
+if TYPE_CHECKING:
+    import torch
+
+    from semclip_eval.relevance.open_clip_weights import LoadedClip, Source
+
+PRECISION_OF_DTYPE = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16")
+RESIZE_MODES = ("squash", "longest")
+# An image: its id, its size, and 256 of its pixels, so that two benchmarks that number their images alike do not
+# get each other's embeddings.
+ImageKey = tuple[str, tuple[int, int], bytes]
+
+
+class OpenClipRelevance(Relevance):
+    """Scores each crop by the cosine of unit-norm embeddings, in float32.
+
+    CLIP's logit is the cosine times a positive scale, SigLIP's that plus a bias: both rise with the cosine, so the
+    ranking is the model's own, and the cosine is what is reported.
+
+    model: an open_clip architecture, `local-dir:FOLDER` (open_clip's layout: open_clip_config.json, weights, tokenizer
+    files) or `mini://clip`, the weights shipped with the package. pretrained: for an architecture a tag or a file of
+    weights (a file's activation is the architecture's: OpenAI's weights want a `-quickgelu` name, and its
+    preprocessing that of the architecture's tags); null for the others. text: what the runner lets ψ read
+    (`base.psi_text`). precision: open_clip's word, null follows `dtype`; below fp32 the scores of nearly equal crops
+    depend on the batch. batch_size: crops, or texts, in one forward pass. cache_images: images whose crop embeddings
+    are kept, the least recently used going first; 0 keeps none from one call to the next (latency mode). resize_mode:
+    how a crop that is not square is brought to the model's square where the model's own way would cut its sides off:
+    `squash` stretches it (SigLIP's way), `longest` pads it with black.
+
+    Weights are loaded at `load` or at the first `score`. Raises ConfigError for a value, ModelError for weights that
+    cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        pretrained: str | None = None,
+        text: str = "question",
+        precision: str | None = None,
+        batch_size: int = 64,
+        cache_images: int = 64,
+        resize_mode: Literal["squash", "longest"] = "squash",
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> None:
+        if not isinstance(model, str) or not model:
+            raise ConfigError(f"psi.model={model}: must be an open_clip architecture or local-dir:FOLDER.")
+        check_psi_text(text)
+        if precision is not None and precision not in PRECISIONS:
+            raise ConfigError(f"psi.precision={precision}: must be null or one of {', '.join(PRECISIONS)}.")
+        if dtype not in PRECISION_OF_DTYPE:
+            raise ConfigError(f"run.dtype={dtype}: must be one of {', '.join(PRECISION_OF_DTYPE)}.")
+        whole_number("psi.batch_size", batch_size, 1)
+        whole_number("psi.cache_images", cache_images, 0)
+        if resize_mode not in RESIZE_MODES:
+            raise ConfigError(f"psi.resize_mode={resize_mode}: must be {' or '.join(RESIZE_MODES)}.")
+        self.name = name
+        self.model = model
+        # A tag such as 400m is a word, but a number typed on the command line arrives as one.
+        self.pretrained = None if pretrained is None else str(pretrained)
+        self.text = text
+        self.precision = precision or PRECISION_OF_DTYPE[dtype]
+        self.batch_size = batch_size
+        self.cache_images = cache_images
+        self.resize_mode = resize_mode
+        self.device = device
+        self._source: Source | None = None
+        self._clip: LoadedClip | None = None
+        self._cache: OrderedDict[ImageKey, dict[Box, torch.Tensor]] = OrderedDict()
+        self._text_lengths: dict[str, int] = {}
+
+    @property
+    def revision(self) -> str:  # type: ignore[override]
+        """The pretrained tag, or `local:` and twelve hex digits of the files' digest; needs no loading."""
+        return self._resolved().revision
+
+    def load(self) -> None:
+        """Load the weights, once; ModelError where that fails."""
+        self._loaded()
+
+    @property
+    def truncations(self) -> dict[str, int]:
+        """See `Relevance.truncations`; empty before the first text."""
+        if self._clip is None or not self._text_lengths:
+            return {}
+        context = self._clip.context_length
+        return {
+            "texts": len(self._text_lengths),
+            "truncated": sum(length > context for length in self._text_lengths.values()),
+            "longest": max(self._text_lengths.values()),
+            "context": context,
+        }
+
+    def reset(self) -> None:
+        """Forget counted texts and cached crops; the model stays loaded."""
+        self._text_lengths.clear()
+        self._cache.clear()
+
+    def score(self, requests: Sequence[RelevanceRequest]) -> list[tuple[float, ...]]:
+        """Cosines in [-1, 1], one a box."""
+        texts = list(dict.fromkeys(request.text for request in requests))
+        text_embeddings = dict(zip(texts, self._embed_texts(texts), strict=True))
+        keys = [_image_key(request) for request in requests]
+        crops = self._crop_embeddings(requests, keys)
+        scores = []
+        for request, key in zip(requests, keys, strict=True):
+            cosines = [crops[key][box] @ text_embeddings[request.text] for box in request.boxes]
+            scores.append(tuple(float(cosine) for cosine in cosines))
+        return scores
+
+    def _resolved(self) -> Source:
+        if self._source is None:
+            from semclip_eval.relevance.open_clip_weights import resolve
+
+            self._source = resolve(self.model, self.pretrained)
+        return self._source
+
+    def _loaded(self) -> LoadedClip:
+        if self._clip is None:
+            from semclip_eval.relevance.open_clip_weights import load
+
+            self._clip = load(self._resolved(), self.device, self.precision, self.resize_mode)
+        return self._clip
+
+    def _embed_texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        clip = self._loaded()
+        for text in texts:
+            self._text_lengths.setdefault(text, clip.text_length(text))
+        embeddings: list[torch.Tensor] = []
+        for start in range(0, len(texts), self.batch_size):
+            tokens = clip.tokenizer(list(texts[start : start + self.batch_size]))
+            embeddings += self._embed("text", tokens)
+        return embeddings
+
+    def _crop_embeddings(
+        self, requests: Sequence[RelevanceRequest], keys: Sequence[ImageKey]
+    ) -> dict[ImageKey, dict[Box, torch.Tensor]]:
+        """Embeddings of all boxes of all requests: the cached ones, and the others in full batches across requests."""
+        import torch
+
+        clip = self._loaded()
+        found = {key: dict(self._cache.get(key, {})) for key in keys}
+        missing: dict[tuple[ImageKey, Box], Image.Image] = {}
+        for request, key in zip(requests, keys, strict=True):
+            missing |= {(key, box): request.image for box in request.boxes if box not in found[key]}
+        work = list(missing.items())
+        for start in range(0, len(work), self.batch_size):
+            chunk = work[start : start + self.batch_size]
+            pixels = torch.stack([clip.preprocess(image.crop(box)) for (_, box), image in chunk])
+            for ((key, box), _), embedding in zip(chunk, self._embed("image", pixels), strict=True):
+                found[key][box] = embedding
+        for key in keys:
+            self._cache[key] = found[key]
+            self._cache.move_to_end(key)
+        while len(self._cache) > self.cache_images:
+            self._cache.popitem(last=False)
+        return found
+
+    def _embed(self, kind: Literal["image", "text"], batch: torch.Tensor) -> list[torch.Tensor]:
+        """Unit-norm float32 embeddings on the CPU, one a row of `batch` (pixels N x 3 x H x W or token ids N x L)."""
+        import open_clip
+        import torch
+
+        clip = self._loaded()
+        with torch.inference_mode():
+            if kind == "image":
+                pixels = batch.to(self.device, dtype=open_clip.get_input_dtype(self.precision))
+                features = clip.model.encode_image(pixels)
+            else:
+                features = clip.model.encode_text(batch.to(self.device))
+            return list(torch.nn.functional.normalize(features.float(), dim=-1).cpu())
+
+
+def _image_key(request: RelevanceRequest) -> ImageKey:
+    sample = request.image.resize((16, 16), Image.Resampling.NEAREST).tobytes()
+    return request.image_id, request.image.size, sample

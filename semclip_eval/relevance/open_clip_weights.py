@@ -1,0 +1,218 @@
+"""From `psi.model` and `psi.pretrained` to an open_clip model that is ready to score, or an error that says what to do.
+
+open_clip itself goes on with a warning where weights are missing (random scores) or the activation does not fit them
+(slightly wrong scores); here the first is an error and the second is set right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from semclip_eval.digest import folder_digest
+from semclip_eval.errors import ModelError
+
+LOCAL_DIR = "local-dir:"
+MINIATURE = "mini://clip"
+NO_HUB = "Give psi.pretrained=FILE or psi.model=local-dir:FOLDER with a local copy, or use profile=mini."
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from, checked as far as that goes without loading them.
+
+    model: what open_clip is asked for, an architecture or `local-dir:FOLDER`. pretrained: a tag or a file; None for a
+    folder. revision: the tag, or `local:` and the digest of the files. force_quick_gelu: the tag was trained with an
+    activation that the architecture does not name. preprocessing: settings that open_clip would not find by itself.
+    """
+
+    model: str
+    pretrained: str | None
+    revision: str
+    force_quick_gelu: bool = False
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """A model in evaluation mode with its preprocessing (RGB image -> float tensor 3 x H x W) and its tokenizer."""
+
+    model: Any
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    tokenizer: Any
+    context_length: int
+
+    def text_length(self, text: str) -> int:
+        """Number of tokens of a text, special tokens included, before it is cut at `context_length`."""
+        hf_tokenizer = getattr(self.tokenizer, "tokenizer", None)
+        if hf_tokenizer is None:
+            # open_clip's SimpleTokenizer puts one start and one end token around the text.
+            return len(self.tokenizer.encode(text)) + 2
+        cleaned = self.tokenizer.clean_fn(text)
+        if self.tokenizer.tokenizer_mode == "clips":
+            # This mode drops the tokenizer's own special tokens and adds start, end and class token.
+            return len(hf_tokenizer(cleaned, add_special_tokens=False, verbose=False)["input_ids"]) + 3
+        return len(hf_tokenizer(cleaned, truncation=False, verbose=False)["input_ids"])
+
+
+def resolve(model: str, pretrained: str | None) -> Source:
+    """The source that `psi.model` and `psi.pretrained` name; ModelError where there is no such thing."""
+    if model == MINIATURE:
+        from semclip_eval.mini import weights_folder
+
+        try:
+            model = f"{LOCAL_DIR}{weights_folder('clip')}"
+        except FileNotFoundError as error:
+            raise ModelError(f"psi.model={MINIATURE}: {error}") from error
+    if model.startswith(LOCAL_DIR):
+        return _folder_source(model, pretrained)
+    if model.startswith("hf-hub:"):
+        raise ModelError(
+            f"psi.model={model}: a Hub name carries no revision, so a result could not say what it used. "
+            f"Download the repository and give psi.model={LOCAL_DIR}FOLDER."
+        )
+    return _named_source(model, pretrained)
+
+
+def _folder_source(model: str, pretrained: str | None) -> Source:
+    if pretrained is not None:
+        raise ModelError(
+            f"psi.pretrained={pretrained}: psi.model={model} has its own weights; set psi.pretrained=null."
+        )
+    folder = Path(model.removeprefix(LOCAL_DIR)).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"psi.model={model}: there is no such folder.")
+    if not (folder / "open_clip_config.json").is_file():
+        raise ModelError(f"psi.model={model}: the folder has no open_clip_config.json.")
+    if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in folder.iterdir()):
+        raise ModelError(f"psi.model={model}: the folder has no weights (such as open_clip_model.safetensors).")
+    return Source(f"{LOCAL_DIR}{folder}", None, _local_revision("psi.model", folder))
+
+
+def _named_source(model: str, pretrained: str | None) -> Source:
+    architecture = model.replace("/", "-")
+    known = open_clip.list_models()
+    if architecture not in known:
+        raise ModelError(
+            f"psi.model={model}: unknown architecture.{_close(architecture, known)} "
+            f"open_clip.list_models() has all {len(known)}; a folder goes as {LOCAL_DIR}FOLDER."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    listed = f"Tags of {architecture}: {', '.join(tags) or 'none'}."
+    if pretrained is None:
+        raise ModelError(f"psi.pretrained=null: {architecture} needs a tag or a file of weights. {listed}")
+    if open_clip.is_pretrained_cfg(architecture, pretrained):
+        # open_clip only warns here, and the plain architecture with these weights computes something else.
+        wanted = bool(open_clip.get_pretrained_cfg(architecture, pretrained).get("quick_gelu", False))
+        return Source(architecture, pretrained, pretrained, force_quick_gelu=wanted)
+    file = Path(pretrained).expanduser()
+    if file.is_file():
+        revision = _local_revision("psi.pretrained", file)
+        return Source(architecture, str(file), revision, preprocessing=_preprocessing_of_tags(architecture, tags, file))
+    if file.is_dir():
+        raise ModelError(
+            f"psi.pretrained={pretrained}: is a folder; give the file in it, or psi.model={LOCAL_DIR}FOLDER."
+        )
+    if file.suffix or len(file.parts) > 1:
+        raise ModelError(f"psi.pretrained={pretrained}: there is no such file. {listed}")
+    raise ModelError(f"psi.pretrained={pretrained}: no such tag and no such file.{_close(pretrained, tags)} {listed}")
+
+
+def _preprocessing_of_tags(architecture: str, tags: Sequence[str], file: Path) -> dict[str, Any]:
+    """How the published weights of an architecture want their pixels.
+
+    A file does not say, and open_clip's default is OpenAI's normalisation, which is wrong for SigLIP.
+    """
+    settings = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
+    if len({(tuple(each["mean"]), tuple(each["std"])) for each in settings}) > 1:
+        raise ModelError(
+            f"psi.pretrained={file}: weights of {architecture} differ in how they normalise pixels, and a file does "
+            f"not say how. Give psi.model={LOCAL_DIR}FOLDER with the preprocess_cfg in open_clip_config.json."
+        )
+    return {key: settings[0][key] for key in ("mean", "std", "interpolation", "resize_mode")} if settings else {}
+
+
+def _local_revision(key: str, path: Path) -> str:
+    try:
+        return f"local:{folder_digest(path)}"
+    except OSError as error:
+        raise ModelError(f"{key}={path}: cannot be read ({error.strerror}).") from error
+
+
+def _close(value: str, known: Sequence[str]) -> str:
+    by_lower_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(value.lower(), list(by_lower_case), n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(by_lower_case[name] for name in close)}?" if close else ""
+
+
+def load(source: Source, device: str, precision: str, resize_mode: Literal["squash", "longest"]) -> LoadedClip:
+    """The model on `device`, with the preprocessing that shows it the whole crop; ModelError where that fails.
+
+    A model whose own preprocessing already shows everything (`squash`, `longest`) keeps it; one that cuts the sides
+    off (`shortest`, CLIP's own) gets `resize_mode` instead.
+    """
+    # The libraries below read files and speak to the network, and raise whatever comes to them.
+    with _quiet_root_logger():
+        try:
+            model = open_clip.create_model(
+                source.model,
+                source.pretrained,
+                precision=precision,
+                device=device,
+                force_quick_gelu=source.force_quick_gelu,
+                force_preprocess_cfg=source.preprocessing,
+                require_pretrained=True,
+            )
+        except Exception as error:
+            raise ModelError(_loading_message(source, error)) from error
+        try:
+            tokenizer = open_clip.get_tokenizer(source.model)
+        except Exception as error:
+            raise ModelError(
+                f"psi.model={source.model}: its tokenizer could not be loaded ({_first_line(error)}). Without the Hub, "
+                f"give psi.model={LOCAL_DIR}FOLDER with config, weights and tokenizer files."
+            ) from error
+    settings = dict(open_clip.get_model_preprocess_cfg(model))
+    if settings["resize_mode"] == "shortest":
+        settings["resize_mode"] = resize_mode
+    preprocess = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+    return LoadedClip(model.eval(), preprocess, tokenizer, int(tokenizer.context_length))
+
+
+def _loading_message(source: Source, error: Exception) -> str:
+    key = f"psi.model={source.model}" if source.pretrained is None else f"psi.pretrained={source.pretrained}"
+    if "Failed to download" in str(error):
+        return f"{key}: the weights of {source.model} could not be fetched ({_first_line(error)}). {NO_HUB}"
+    if "state_dict" in str(error):
+        return f"{key}: these weights do not fit the architecture {source.model} ({_first_line(error)})"
+    return f"{key}: the weights could not be read ({type(error).__name__}: {_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200].rstrip(":. ")
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """open_clip reports every step to the root logger, which would land in the run's log and on the screen."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    root = logging.getLogger()
+    root.addFilter(drop)
+    try:
+        yield
+    finally:
+        root.removeFilter(drop)
