@@ -1,0 +1,84 @@
+"""What a benchmark is to the rest of the program: its questions, how each is put, and how an answer is scored.
+
+A new benchmark is one file with a subclass and one YAML in `configs/benchmark/`; the keys of the YAML are the keyword
+arguments of the class.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+
+from semclip_eval.errors import ConfigError
+from semclip_eval.types import Answer, Prompt, Question, Score
+
+
+class Benchmark(ABC):
+    """The questions of one data set under one protocol.
+
+    name, split: as the results show them. protocol: how a question is put and scored, one of `protocols`. metric: what
+    the mean of the scores is called. dataset_revision: a Hub commit or `local:` and a hash of the content. notices:
+    what the user should read before the run (fewer questions than published, for instance). has_boxes: whether the
+    questions carry `target_boxes`. `dataset_revision` and `notices` are known once `questions` has been called.
+    """
+
+    name: str
+    split: str = "test"
+    protocol: str
+    protocols: tuple[str, ...]
+    metric: str = "accuracy"
+    dataset_revision: str = ""
+    notices: list[str]
+    has_boxes: bool = False
+
+    def __init__(self) -> None:
+        self.notices = []
+
+    @abstractmethod
+    def questions(self) -> list[Question]:
+        """All questions in the official order, images still on disk.
+
+        Raises DataError where a file is missing or malformed. What is wrong with one image alone is a QuestionError
+        from that question's `load_image`.
+        """
+
+    @abstractmethod
+    def prompt(self, question: Question) -> Prompt:
+        """What the VLM is asked after the image placeholders, to the byte."""
+
+    @abstractmethod
+    def score(self, question: Question, answer: Answer) -> Score:
+        """The answer's value. Raises QuestionError where the answer is not of this protocol's kind."""
+
+    def chance(self, question: Question) -> float | None:
+        """The expected score of guessing: one in the number of options; None where there are no options."""
+        return 1 / len(question.options) if question.options else None
+
+
+def check_protocol(benchmark: Benchmark) -> None:
+    """ConfigError where `benchmark.protocol` is none of the class's protocols."""
+    if benchmark.protocol not in benchmark.protocols:
+        raise ConfigError(f"benchmark.protocol={benchmark.protocol}: must be {' or '.join(benchmark.protocols)}.")
+
+
+def stratified_limit(questions: Sequence[Question], limit: int, seed: int) -> list[Question]:
+    """A sample of `limit` questions in which every category has its share, in the order of `questions`.
+
+    Within a category the seed decides which; the shares are those of Webster's (Sainte-Laguë) apportionment, so a
+    larger limit keeps every question of a smaller one. All questions where the limit is larger than their number.
+    Raises ConfigError for a limit below 1.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ConfigError(f"run.limit={limit}: must be a whole number of at least 1 (run.limit=null asks all).")
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, question in enumerate(questions):
+        members[question.category].append(position)
+    quotients: list[tuple[float, int]] = []
+    for category, positions in members.items():
+        # A text as seed gives the same shuffle in every process and leaves the categories independent of each other.
+        random.Random(f"{seed}:{category}").shuffle(positions)
+        quotients += [((rank + 0.5) / len(positions), position) for rank, position in enumerate(positions)]
+    chosen = sorted(position for _, position in sorted(quotients)[:limit])
+    return [questions[position] for position in chosen]

@@ -1,0 +1,56 @@
+"""Where a benchmark's files come from: a local folder, the miniature, or a Hub repository at a pinned revision."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from semclip_eval.errors import ConfigError, DataError
+
+MINI = "mini://"
+TEXT_SUFFIXES = (".json", ".jsonl")
+
+
+def local_folder(path: str) -> Path:
+    """The folder that `benchmark.path` names; `mini://NAME` is that miniature's. ConfigError where there is none."""
+    if path.startswith(MINI):
+        from semclip_eval.mini.build import ensure
+
+        return Path(ensure(path.removeprefix(MINI)))
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"benchmark.path={path}: no such folder.")
+    return folder
+
+
+def hub_folder(hub_id: str, revision: str, patterns: Sequence[str]) -> tuple[Path, str]:
+    """A local snapshot of the matching files of a Hub dataset repository, and the commit it is of.
+
+    Downloads once; afterwards, and with HF_HUB_OFFLINE=1, the cache serves. Raises DataError with the remedy where the
+    Hub cannot be reached or has no such repository or revision.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # whatever the client met (network, offline, access, disk), the remedy is the same
+        message = next(iter(str(error).strip().splitlines()), "").rstrip(".")
+        raise DataError(
+            f"{hub_id} at {revision} could not be fetched from the Hub ({type(error).__name__}: {message[:160]}).\n"
+            "Give a local copy with benchmark.path=FOLDER, or use the miniature with profile=mini."
+        ) from error
+    return folder, folder.name
+
+
+def content_revision(folder: Path, files: Iterable[Path]) -> str:
+    """`local:` and 12 hex digits of the SHA-256 over the files' relative names, sizes and, for JSON, contents.
+
+    Images count by name and size only: a data set of gigabytes is not read to name it.
+    """
+    digest = hashlib.sha256()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        if path.suffix.lower() in TEXT_SUFFIXES:
+            digest.update(path.read_bytes())
+    return f"local:{digest.hexdigest()[:12]}"
