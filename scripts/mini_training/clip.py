@@ -1,0 +1,245 @@
+"""Train the mini CLIP: text-crop matching with graded targets, and a dense auxiliary loss on the patch tokens."""
+
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from mini_training.parallel import Optimizers, run_workers
+from mini_training.record import Log
+from mini_training.scenes import INPUT_SIZE, WHOLE, SceneStore, grid_cells, random_crop
+from mini_training.vocabulary import CLIP_CONTEXT, build_clip_tokenizer
+from semclip_eval.mini.questions import relation_text
+from semclip_eval.mini.world import COLORS, SHAPES, Box, Scene
+
+MEAN = STD = (0.5, 0.5, 0.5)
+PATCHES = 7
+BATCH = 40
+STEPS = 2600
+ANY = 8  # row and column of the presence table for "any shape", "any colour"
+Mention = tuple[int, int]  # colour number and shape number, either may be ANY
+
+
+def model_config(vocabulary: int) -> dict[str, object]:
+    """The open_clip model description: 84 px input, 7 x 7 patches, a SigLIP bias."""
+    return {
+        "embed_dim": 128,
+        "init_logit_scale": math.log(10),
+        "init_logit_bias": -4.0,
+        "vision_cfg": {
+            "image_size": INPUT_SIZE,
+            "patch_size": INPUT_SIZE // PATCHES,
+            "width": 128,
+            "layers": 4,
+            "head_width": 32,
+            "mlp_ratio": 4.0,
+            "pool_type": "avg",
+        },
+        "text_cfg": {
+            "context_length": CLIP_CONTEXT,
+            "vocab_size": vocabulary,
+            "width": 128,
+            "heads": 4,
+            "layers": 2,
+            "hf_tokenizer_name": "mini",
+            "tokenizer_kwargs": {"clean": "whitespace"},
+        },
+    }
+
+
+def build_model(config: dict[str, object]) -> nn.Module:
+    return open_clip.CLIP(**config)
+
+
+def to_pixels(views: np.ndarray) -> torch.Tensor:
+    """uint8 (n, 84, 84, 3) to the models' input, float (n, 3, 84, 84) in -1 .. 1."""
+    return torch.from_numpy(views).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def _texts(scene: Scene, candidates: list[int], rng: random.Random) -> tuple[str, list[Mention]]:
+    """A caption or question about one or two things of the scene, and what it mentions."""
+    thing = scene.things[rng.choice(candidates)]
+    color, shape = COLORS.index(thing.color), SHAPES.index(thing.shape)
+    draw = rng.random()
+    if draw < 0.4:  # shape only
+        form = rng.choice(
+            ("What is the color of the {}?", "What is the color of the {}?", "Is there a {} in the image?", "a {}", "{}",
+             "a photo of a {}", "the {}")
+        )
+        return form.format(thing.shape), [(ANY, shape)]
+    if draw < 0.55:  # colour only
+        form = rng.choice(("Is there a {} object in the image?", "a {} object", "{}", "something {}"))
+        return form.format(thing.color).replace("a orange", "an orange"), [(color, ANY)]
+    if draw < 0.75:
+        form = rng.choice(("a {}", "the {}", "a photo of a {}", "{}", "Where is the {}?"))
+        return form.format(thing.name).replace("a orange", "an orange"), [(color, shape)]
+    other = rng.choice([each for each in scene.things if each is not thing])
+    mentions = [(color, shape), (COLORS.index(other.color), SHAPES.index(other.shape))]
+    if draw < 0.9:
+        return relation_text(thing.name, other.name, rng.choice(("horizontal", "vertical"))), mentions
+    return f"a {thing.name} and a {other.name}".replace("a orange", "an orange"), mentions
+
+
+def _overlaps(boxes: np.ndarray, crop: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Visible share of each box (n,), and its overlap with each of the 49 patches (n, 49) as a share of a patch."""
+    edge = (crop[2] - crop[0]) / PATCHES
+    x = (boxes[:, 0::2] - crop[0]) / edge
+    y = (boxes[:, 1::2] - crop[1]) / edge
+    cells = np.arange(PATCHES)
+    wide = np.clip(np.minimum(x[:, 1:], cells + 1) - np.maximum(x[:, :1], cells), 0, None)
+    high = np.clip(np.minimum(y[:, 1:], cells + 1) - np.maximum(y[:, :1], cells), 0, None)
+    patches = (high[:, :, None] * wide[:, None, :]).reshape(len(boxes), -1)
+    return patches.sum(1) / ((x[:, 1] - x[:, 0]) * (y[:, 1] - y[:, 0])), patches
+
+
+def make_batch(store: SceneStore, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
+    """Views (n, 84, 84, 3), texts, match targets (text, view) in 0-1, dense labels (n, 49, 2): shape, colour, -1 none.
+
+    In a view of the whole scene the shape label is -2 (not asked): shapes there are for a crop to tell.
+    """
+    words = random.Random(int(rng.integers(2**62)))
+    views = np.empty((size, INPUT_SIZE, INPUT_SIZE, 3), np.uint8)
+    presence = np.zeros((size, ANY + 1, ANY + 1), np.float32)
+    dense = np.full((size, PATCHES * PATCHES, 2), -1, np.int64)
+    texts, mentioned = [], []
+    for i in range(size):
+        index = int(rng.integers(len(store.scenes)))
+        scene = store.scenes[index]
+        crop = WHOLE if rng.random() < 0.08 else random_crop(rng)
+        views[i] = store.view(index, crop)
+        shares, patches = _overlaps(np.array([thing.box for thing in scene.things], float), crop)
+        for thing, share in zip(scene.things, shares, strict=True):
+            color, shape = COLORS.index(thing.color), SHAPES.index(thing.shape)
+            for place in ((color, shape), (ANY, shape), (color, ANY)):
+                presence[i][place] = max(presence[i][place], share)
+        strongest, best = patches.max(0), patches.argmax(0)
+        for patch in np.flatnonzero(strongest >= (0.25 if crop != WHOLE else 0.12)):
+            thing = scene.things[best[patch]]
+            dense[i, patch] = (-2 if crop == WHOLE else SHAPES.index(thing.shape), COLORS.index(thing.color))
+        inside = [n for n, share in enumerate(shares) if share > 0.5]
+        text, mentions = _texts(scene, inside if inside and words.random() < 0.85 else list(range(len(shares))), words)
+        texts.append(text)
+        mentioned.append(mentions)
+    targets = np.stack([np.mean([presence[:, c, s] for c, s in mentions], axis=0) for mentions in mentioned])
+    return views, texts, targets, dense
+
+
+class DenseHead(nn.Module):
+    """Objectness, shape and colour of a patch from its token; a training aid that is dropped afterwards."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1 + len(SHAPES) + len(COLORS))
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        out = self.linear(tokens)
+        return out[..., 0], out[..., 1:9], out[..., 9:]
+
+
+def _loss(model: nn.Module, head: DenseHead, batch: tuple, tokenizer: open_clip.tokenizer.HFTokenizer) -> torch.Tensor:
+    views, texts, targets, dense = batch
+    pooled, tokens = model.visual(to_pixels(views))
+    image = F.normalize(pooled, dim=-1)
+    text = model.encode_text(tokenizer(texts), normalize=True)
+    logits = model.logit_scale.exp() * text @ image.T + model.logit_bias
+    wanted = torch.from_numpy(targets)
+    match = F.binary_cross_entropy_with_logits(logits.float(), wanted, weight=1 + wanted)
+    objectness, shape, color = (part.float() for part in head(tokens))
+    labels = torch.from_numpy(dense)
+    auxiliary = 2 * F.binary_cross_entropy_with_logits(objectness, (labels[..., 1] >= 0).float())
+    auxiliary = auxiliary + 0.5 * F.cross_entropy(color[labels[..., 1] >= 0], labels[..., 1][labels[..., 1] >= 0])
+    auxiliary = auxiliary + F.cross_entropy(shape[labels[..., 0] >= 0], labels[..., 0][labels[..., 0] >= 0])
+    return 5.0 * match + auxiliary
+
+
+@torch.no_grad()
+def _watch(model: nn.Module, head: DenseHead, store: SceneStore, tokenizer: open_clip.tokenizer.HFTokenizer) -> dict[str, float]:
+    """On dev scenes: dense accuracies, and how often the best 3x3 cell for a colour question holds the target."""
+    model.eval()
+    rng = np.random.default_rng(5)
+    views, _, _, dense = make_batch(store, rng, 300)
+    _, shape, color = head(model.visual(to_pixels(views))[1])
+    labels = torch.from_numpy(dense)
+    asked, colored = labels[..., 0] >= 0, labels[..., 1] >= 0
+    cells, hits = grid_cells(3), []
+    for index in range(150):
+        image = F.normalize(model.visual(to_pixels(np.stack([store.view(index, cell) for cell in cells])))[0], dim=-1)
+        things = store.scenes[index].things
+        text = model.encode_text(tokenizer([f"What is the color of the {t.shape}?" for t in things]), normalize=True)
+        for thing, best in zip(things, (text @ image.T).argmax(1).tolist(), strict=True):
+            left, top, right, bottom = cells[best]
+            hits.append(left <= thing.center[0] < right and top <= thing.center[1] < bottom)
+    model.train()
+    return {
+        "shape_at_patch": (shape.argmax(-1) == labels[..., 0])[asked].float().mean().item(),
+        "color_at_patch": (color.argmax(-1) == labels[..., 1])[colored].float().mean().item(),
+        "hit_3x3": float(np.mean(hits)),
+    }
+
+
+def _train(rank: int, work: Path, seed: int, scenes: int) -> None:
+    torch.manual_seed(seed)
+    tokenizer_folder = work / "clip_tokenizer"
+    tokenizer = open_clip.tokenizer.HFTokenizer(str(tokenizer_folder), context_length=CLIP_CONTEXT, clean="whitespace")
+    config = model_config(len(tokenizer.tokenizer))
+    model = build_model(config)
+    model.visual.output_tokens = True
+    head = DenseHead(128)
+    named = [*model.named_parameters(), *head.named_parameters(prefix="head")]
+    is_matrix = {name: p.ndim == 2 and "resblocks" in name for name, p in named}
+    optimizers = Optimizers(
+        [p for name, p in named if is_matrix[name]], [p for name, p in named if not is_matrix[name]], 0.02, 1e-3
+    )
+    train, dev = SceneStore(work / "scenes", "train", scenes), SceneStore(work / "scenes", "dev", 1000)
+    checkpoint, step, spent = work / "clip_checkpoint.pt", 0, 0.0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=False)
+        model.load_state_dict(saved["model"])
+        head.load_state_dict(saved["head"])
+        optimizers.load_state_dict(saved["optimizers"])
+        step, spent = saved["step"], saved["seconds"]
+    log = Log(work, "clip") if rank == 0 else None
+    started = time.perf_counter() - spent
+    while step < STEPS:
+        batch = make_batch(train, np.random.default_rng([seed, 1, step, rank]), BATCH)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = _loss(model, head, batch, tokenizer)
+        loss.backward()
+        optimizers.step(min(1.0, step / 100, 0.02 + (1 - step / STEPS) / 0.6))
+        step += 1
+        if step % 200 == 0 or step == STEPS:
+            if log is not None:
+                seconds = time.perf_counter() - started
+                log.write(step=step, seconds=seconds, loss=loss.item(), **_watch(model, head, dev, tokenizer))
+                state = {"model": model.state_dict(), "head": head.state_dict(), "optimizers": optimizers.state_dict()}
+                torch.save(state | {"step": step, "seconds": seconds}, checkpoint.with_suffix(".partial"))
+                checkpoint.with_suffix(".partial").rename(checkpoint)
+
+
+def export_clip(work: Path, folder: Path) -> None:
+    """Write the trained CLIP as an open_clip `local-dir:` folder: fp16 weights, config, tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_clip_tokenizer(folder)
+    config = {
+        "model_cfg": model_config(len(tokenizer)),
+        "preprocess_cfg": {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"},
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    weights = torch.load(work / "clip_checkpoint.pt", weights_only=False)["model"]
+    half = {name: value.half().contiguous() for name, value in weights.items()}
+    save_file(half, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    (folder / "open_clip_model.safetensors").chmod(0o644)
+
+
+def train_clip(work: Path, seed: int, scenes: int) -> None:
+    """Train (or go on training) the mini CLIP in `work`; the result is `work/clip_checkpoint.pt`."""
+    build_clip_tokenizer(work / "clip_tokenizer")
+    run_workers(_train, work, work, seed, scenes)

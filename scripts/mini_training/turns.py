@@ -1,0 +1,210 @@
+"""What the mini VLM is taught: questions with answers, from compact lists of labels to the benchmarks' own wordings.
+
+In an answer, *stars* mark the words that a model must look (or compute) to get right; they carry the loss, see `packing`.
+A turn is asked only where its answer can be seen: a shape or a shape's colour needs a crop that shows the object.
+"""
+
+import random
+from collections.abc import Callable
+
+from mini_training.scenes import WHOLE, visible_share
+from semclip_eval.mini import questions as q
+from semclip_eval.mini.world import COLORS, SCENE_SIZE, SHAPES, Box, Scene, Thing
+
+Turn = tuple[str, str]
+Maker = Callable[[Scene, list[Thing], random.Random], Turn | None]
+SEEN_SHARE = 0.5
+GRID = 7
+
+
+def seen_things(scene: Scene, views: list[Box]) -> list[Thing]:
+    """Things of which one crop shows at least half; the overview does not count."""
+    crops = [box for box in views if box != WHOLE]
+    return [t for t in scene.things if crops and max(visible_share(t.box, crop) for crop in crops) >= SEEN_SHARE]
+
+
+def _shuffled(items: tuple[Thing, ...] | list[Thing], rng: random.Random, most: int) -> list[Thing]:
+    return rng.sample(list(items), min(most, len(items)))
+
+
+def _cell(thing: Thing) -> tuple[int, int]:
+    return thing.center[1] * GRID // SCENE_SIZE + 1, thing.center[0] * GRID // SCENE_SIZE + 1
+
+
+def _article(color: str) -> str:
+    return "an" if color == "orange" else "a"
+
+
+def grid_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    things = _shuffled(scene.unique_colored, rng, 4)
+    entries = [f"{thing.color} *{_cell(thing)[0]}* *{_cell(thing)[1]}*" for thing in things]
+    return ("Where are the objects?", " " + ", ".join(entries) + ".") if things else None
+
+
+def check_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    present = {thing.color for thing in scene.things}
+    entries = [f"{color} *{'yes' if color in present else 'no'}*" for color in rng.sample(COLORS, 6)]
+    return "Which colors are in the image?", " " + ", ".join(entries) + "."
+
+
+def side_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    things = [t for t in _shuffled(scene.unique_colored, rng, 4) if abs(t.center[0] - SCENE_SIZE // 2) >= 16]
+    entries = [f"{t.color} *{'left' if t.center[0] < SCENE_SIZE // 2 else 'right'}*" for t in things]
+    return ("Which side is each object on?", " " + ", ".join(entries) + ".") if things else None
+
+
+def location(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    if not scene.unique_colored:
+        return None
+    thing = rng.choice(scene.unique_colored)
+    row, column = _cell(thing)
+    return f"Where is the {thing.name}?", f" The {thing.name} is in row *{row}* column *{column}*."
+
+
+def _pair_list(axis: str, request: str) -> Maker:
+    def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+        pairs = [q.related_pair(scene, axis, rng) for _ in range(5)]
+        entries = list(dict.fromkeys(f"{a.color} {b.color} *{side}*" for a, b, side in filter(None, pairs)))
+        return (request, " " + ", ".join(entries) + ".") if entries else None
+
+    return make
+
+
+def _relation(axis: str) -> Maker:
+    def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+        question = q.relative_position(scene, rng, axis)
+        if question is None:
+            return None
+        return question.text, " " + question.options[0].replace(f" {question.answer} ", f" *{question.answer}* ", 1)
+
+    return make
+
+
+def _relation_short(axis: str) -> Maker:
+    def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+        question = q.relative_position(scene, rng, axis)
+        return None if question is None else (q.short_text(question.text), f" *{question.answer}*")
+
+    return make
+
+
+def _letter(question: q.MiniQuestion | None, rng: random.Random, helper: bool = False) -> Turn | None:
+    """The question with lettered options in either style; as a helper the answer names the option before its letter."""
+    if question is None:
+        return None
+    options, letter = q.shuffled(question.options, rng)
+    text = q.lettered_text(question.text, options, rng.choice(("A.", "(A)")))
+    if helper:
+        return text.removesuffix(q.LETTER), f" *{question.options[0]}* *{letter}*"
+    return text, f" *{letter}*"
+
+
+def _side_letter(axis: str, helper: bool) -> Maker:
+    def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+        return _letter(q.side_choice(scene, rng, axis), rng, helper)
+
+    return make
+
+
+def color_existence(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    question = q.color_existence(scene, rng)
+    return q.short_text(question.text), f" *{question.answer}*"
+
+
+def present_color_letter(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    return _letter(q.present_color_choice(scene, rng), rng)
+
+
+def color_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    entries = [f"{thing.shape} *{thing.color}*" for thing in _shuffled(seen, rng, 5)]
+    return ("Which color is each shape?", " " + ", ".join(entries) + ".") if entries else None
+
+
+def shape_check(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    present = [thing.shape for thing in _shuffled(seen, rng, 3)]
+    absent = rng.sample(sorted(set(SHAPES) - {t.shape for t in scene.things}), max(1, min(len(present), 3, 8 - len(scene.things))))
+    entries = [f"{shape} *yes*" for shape in present] + [f"{shape} *no*" for shape in absent]
+    rng.shuffle(entries)
+    return ("Which shapes are in the image?", " " + ", ".join(entries) + ".") if present else None
+
+
+def color_sentence(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    if not seen:
+        return None
+    thing = rng.choice(seen)
+    return f"What is the color of the {thing.shape}?", f" The color of the {thing.shape} is *{thing.color}*."
+
+
+def color_short(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    if not seen:
+        return None
+    thing = rng.choice(seen)
+    return q.short_text(f"What is the color of the {thing.shape}?"), f" *{thing.color}*"
+
+
+def shape_existence(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    if not seen:
+        return None
+    if rng.random() < 0.5:
+        return q.short_text(f"Is there a {rng.choice(seen).shape} in the image?"), " *yes*"
+    return q.short_text(q.shape_existence(scene, rng, present=False).text), " *no*"
+
+
+def _color_letter(helper: bool) -> Maker:
+    def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+        if not seen:
+            return None
+        thing = rng.choice(seen)
+        wrong = sorted({other.color for other in scene.things} - {thing.color})
+        options = (thing.color, *rng.sample(wrong, 3))
+        text = f"What is the color of the {thing.shape}?"
+        return _letter(q.MiniQuestion("color_choice", text, options, thing.color, (thing,)), rng, helper)
+
+    return make
+
+
+def _text_options(rng: random.Random) -> list[str]:
+    pool = rng.choice((COLORS, COLORS, SHAPES, ("left", "right"), ("above", "below")))
+    return rng.sample(pool, min(4, len(pool)))
+
+
+def option_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    options = _text_options(rng)
+    text = q.lettered_text("Match the options.", options, rng.choice(("A.", "(A)"))).removesuffix(q.LETTER)
+    entries = [f"{options[i]} *{q.LETTERS[i]}*" for i in rng.sample(range(len(options)), len(options))]
+    return text, " " + ", ".join(entries) + "."
+
+
+def option_letter(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    options = _text_options(rng)
+    right = rng.randrange(len(options))
+    text = q.lettered_text(f"Which option is {options[right]}?", options, rng.choice(("A.", "(A)")))
+    return text, f" *{q.LETTERS[right]}*"
+
+
+TURNS: dict[str, Maker] = {
+    "grid_list": grid_list,
+    "check_list": check_list,
+    "side_list": side_list,
+    "location": location,
+    "pair_horizontal": _pair_list("horizontal", "Compare the objects."),
+    "pair_vertical": _pair_list("vertical", "Compare the heights."),
+    "relation_horizontal": _relation("horizontal"),
+    "relation_vertical": _relation("vertical"),
+    "relation_short_horizontal": _relation_short("horizontal"),
+    "relation_short_vertical": _relation_short("vertical"),
+    "side_letter_horizontal": _side_letter("horizontal", False),
+    "side_letter_vertical": _side_letter("vertical", False),
+    "side_and_letter": _side_letter("horizontal", True),
+    "color_existence": color_existence,
+    "present_color_letter": present_color_letter,
+    "color_list": color_list,
+    "shape_check": shape_check,
+    "color_sentence": color_sentence,
+    "color_short": color_short,
+    "shape_existence": shape_existence,
+    "color_letter": _color_letter(False),
+    "color_and_letter": _color_letter(True),
+    "option_list": option_list,
+    "option_letter": option_letter,
+}

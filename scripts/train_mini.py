@@ -1,0 +1,49 @@
+"""Rebuild the miniature from nothing: scenes, tokenizers, mini CLIP, mini VLM, export, measurement.
+
+    python scripts/train_mini.py --seed 0 --work ~/mini-training --out semclip_eval/mini/weights
+
+The same command after an interruption goes on from the last evaluation. About 40 minutes on two CPU cores.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# Workers are separate one-thread processes; more threads in each would only fight for the cores.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+
+from mini_training.clip import export_clip, train_clip  # noqa: E402
+from mini_training.vlm import export_vlm, train_vlm  # noqa: E402
+
+TRAIN_SCENES = 16_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--work", type=Path, required=True, help="checkpoints and log of this seed (outside the repository)"
+    )
+    parser.add_argument("--scenes", type=Path, help="scene arrays, 6 GB, may be shared by seeds (default: WORK/scenes)")
+    parser.add_argument("--out", type=Path, required=True, help="where clip/ and vlm/ are written")
+    parser.add_argument("--only", choices=("train", "export"), help="stop before the export, or do nothing else")
+    arguments = parser.parse_args()
+    work = arguments.work.expanduser().resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    if arguments.scenes is not None and not (work / "scenes").exists():
+        arguments.scenes.mkdir(parents=True, exist_ok=True)
+        (work / "scenes").symlink_to(arguments.scenes.resolve())
+    if arguments.only != "export":
+        train_clip(work, arguments.seed, TRAIN_SCENES)
+        train_vlm(work, arguments.seed, TRAIN_SCENES)
+    if arguments.only != "train":
+        export_clip(work, arguments.out / "clip")
+        export_vlm(work, arguments.out / "vlm")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Miniature benchmarks on disk, in the file formats of the real ones, so that the same loaders read them."""
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from semclip_eval.mini.questions import MiniQuestion, lettered_text, make_question, shuffled
+from semclip_eval.mini.world import WORLD_VERSION, Scene, Thing, make_scene, render
+
+QUESTIONS = 500
+COMPLETE = "complete.json"
+
+
+def _usable(kind: str, split: str, start: int, step: int) -> Iterator[tuple[Scene, MiniQuestion]]:
+    """Scenes start, start + step, ... that have a question of this kind, with it."""
+    index = start
+    while True:
+        scene = make_scene(split, index)
+        question = make_question(kind, scene)
+        if question is not None:
+            yield scene, question
+        index += step
+
+
+def _save_jpeg(scene: Scene, path: Path) -> None:
+    # Full chroma resolution: at the usual 4:2:0 the colour of a 25 px object would bleed into the background.
+    render(scene).save(path, "JPEG", quality=95, subsampling=0, optimize=False)
+
+
+def _xywh(thing: Thing) -> list[int]:
+    left, top, right, bottom = thing.box
+    return [left, top, right - left, bottom - top]
+
+
+def _short_options(question: MiniQuestion) -> list[str]:
+    """Bare answers, as the published question file has them, right one first."""
+    if question.kind == "color":
+        return [option.rsplit(" ", 1)[1].removesuffix(".") for option in question.options]
+    sides = {"left": "right", "right": "left", "above": "below", "below": "above"}
+    return [question.answer, sides[question.answer]]
+
+
+def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: str = "test") -> None:
+    """V* Bench's layout: a JPEG and a JSON for each question, and `test_questions.jsonl` with lettered options.
+
+    `bbox` is [x, y, width, height] in pixels, `options` has the right sentence first. Letters come from the shuffle
+    seeded by the question's own number, so a longer build starts with the same questions as a shorter one.
+    """
+    lines = []
+    for number, (category, kind) in enumerate((("direct_attributes", "color"), ("relative_position", "relation"))):
+        (folder / category).mkdir(parents=True)
+        for _, (scene, question) in zip(range(questions_per_category), _usable(kind, split, number, 2), strict=False):
+            stem = f"sa_{100000 + scene.index}"
+            _save_jpeg(scene, folder / category / f"{stem}.jpg")
+            names = [thing.shape if kind == "color" else thing.name for thing in question.targets]
+            record = {
+                "target_object": names,
+                "bbox": [_xywh(thing) for thing in question.targets],
+                "question": question.text,
+                "options": list(question.options),
+            }
+            (folder / category / f"{stem}.json").write_text(json.dumps(record) + "\n")
+            options, label = shuffled(_short_options(question), random.Random(f"vstar/{split}/{scene.index}"))
+            line = {
+                "image": f"{category}/{stem}.jpg",
+                "text": lettered_text(question.text, options, "(A)"),
+                "category": category,
+                "label": label,
+                "question_id": str(len(lines)),
+            }
+            lines.append(json.dumps(line))
+    (folder / "test_questions.jsonl").write_text("\n".join(lines) + "\n")
+
+
+BUILDERS: dict[str, Callable[[Path], None]] = {"vstar": build_vstar}
+
+
+def default_cache_folder() -> Path:
+    """`SEMCLIP_EVAL_CACHE`, else `semclip-eval` in the user's cache folder."""
+    if chosen := os.environ.get("SEMCLIP_EVAL_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "semclip-eval"
+
+
+def ensure(benchmark: str, cache_folder: Path | None = None) -> Path:
+    """Folder of a miniature benchmark, built on first use. Safe when several processes ask at once."""
+    if benchmark not in BUILDERS:
+        raise ValueError(f"no miniature of benchmark {benchmark!r}; there is {', '.join(sorted(BUILDERS))}")
+    cache = cache_folder if cache_folder is not None else default_cache_folder()
+    target = cache / f"mini-{benchmark}-v{WORLD_VERSION}-n{QUESTIONS}"
+    if (target / COMPLETE).is_file():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
+    try:
+        BUILDERS[benchmark](partial)
+        (partial / COMPLETE).write_text(json.dumps({"world_version": WORLD_VERSION, "benchmark": benchmark}) + "\n")
+        partial.chmod(0o755)
+        try:
+            partial.rename(target)
+        except OSError:
+            # Somebody else finished first; a folder without its mark is a damaged one and must not be used.
+            if not (target / COMPLETE).is_file():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
