@@ -180,19 +180,20 @@ def render(comparison: Comparison, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    reference = comparison.reference
-    row = reference.row
+    runs = [comparison.reference, *(pair.other for pair in comparison.pairs)]
+    reference, *names = [escape(name) for name in _names(runs)]
+    row = comparison.reference.row
     console.print(
         f"{escape(row['benchmark'])} ({escape(row['split'])}), protocol {escape(row['protocol'])}, "
-        f"{escape(row['metric'])} in percent; reference: {escape(_name(reference))}"
+        f"{escape(row['metric'])} in percent; reference: {reference}"
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
     for heading in ("n", "reference", "run", "difference", "worse/better", "p", "tokens"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for pair in comparison.pairs:
+    for name, pair in zip(names, comparison.pairs, strict=True):
         table.add_row(
-            escape(_name(pair.other)),
+            name,
             str(pair.n),
             f"{100 * pair.reference_accuracy:.1f}",
             f"{100 * pair.other_accuracy:.1f}",
@@ -202,19 +203,14 @@ def render(comparison: Comparison, console: Console) -> None:
             "" if pair.visual_tokens_ratio is None else f"×{pair.visual_tokens_ratio:.2f}",
         )
     console.print(table)
-    for pair in comparison.pairs:
+    for name, pair in zip(names, comparison.pairs, strict=True):
         if pair.n_left_out:
-            console.print(
-                f"{escape(_name(pair.other))}: {pair.n_left_out} questions left out of both runs, an error in one of them"
-            )
+            console.print(f"{name}: {pair.n_left_out} questions left out of both, an error in one of them")
         for what, ids in (("worse", pair.only_reference), ("better", pair.only_other)):
             if ids:
                 more = f" and {len(ids) - EXAMPLES} more" if len(ids) > EXAMPLES else ""
-                console.print(
-                    f"{escape(_name(pair.other))}, {what} than the reference on: "
-                    f"{escape(', '.join(ids[:EXAMPLES]))}{more}",
-                    highlight=False,
-                )
+                shown = escape(", ".join(ids[:EXAMPLES]))
+                console.print(f"{name}, {what} than the reference on: {shown}{more}", highlight=False)
     console.print(
         "difference: run minus reference in points, with its 95 % paired bootstrap interval over images; worse/better: "
         "questions on which the runs part; p: exact McNemar test on them; tokens: visual tokens, run over reference.",
@@ -229,6 +225,13 @@ def _difference(pair: Pair) -> str:
     return f"{points:+.1f} [{100 * pair.difference.low:+.1f}, {100 * pair.difference.high:+.1f}]"
 
 
-def _name(run: Run) -> str:
-    parts = [run.row.get(column, "") for column in ("model", "selector", "run_id")]
-    return " ".join(part for part in parts if part) or str(run.folder)
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The shortest names that tell the runs apart: the selector, the model where it differs, the run id at need."""
+    rows = [run.row for run in runs]
+    columns = ["selector"] if len({row.get("model") for row in rows}) == 1 else ["model", "selector"]
+    names = [" ".join(row.get(column) or "?" for column in columns) for row in rows]
+    if len(set(names)) < len(names):
+        names = [
+            f"{name} {row.get('run_id') or run.folder.name}" for name, row, run in zip(names, rows, runs, strict=True)
+        ]
+    return names

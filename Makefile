@@ -1,0 +1,48 @@
+# Two commands set everything up: `make demo` and `make test`. PYTHON names the interpreter to build the environment with.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RESULTS ?= results
+SELECTORS := no_crop,full_crop,semclip,random_crop,center_crop,oracle
+MAIN_SELECTORS := no_crop,full_crop,semclip
+
+.PHONY: help demo test test-slow lint install regression baseline sweep sweep-mini clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(VENV)/.installed  ## a virtual environment with the package and its pinned dependencies
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: install  ## the main job on the miniature: six selectors on 1000 questions, the table and the comparison
+	$(BIN)/python scripts/demo.py --output $(RESULTS)/demo
+
+test: install lint  ## ruff, mypy and the quick tests
+	$(BIN)/python -m pytest
+
+test-slow: install  ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+regression: install  ## a small split of the miniature against results/baselines/mini.csv
+	$(BIN)/python scripts/regression.py
+
+baseline: install  ## write results/baselines/mini.csv anew (after a change that is meant to move it)
+	$(BIN)/python scripts/regression.py --write
+
+sweep-mini: install  ## the three main selectors on the miniature benchmarks
+	$(BIN)/semclip-eval -m profile=mini 'benchmark=glob(*)' selector=$(MAIN_SELECTORS) run.output_dir=$(RESULTS)
+
+sweep: install  ## the same with the published models and data (a GPU and the Hub, or local copies)
+	$(BIN)/semclip-eval -m profile=full 'benchmark=glob(*)' selector=$(MAIN_SELECTORS) run.output_dir=$(RESULTS)
+
+clean:  ## remove the environment and caches, keep results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,125 @@
+"""The command line: a first word without `=` or a leading dash is a verb, everything else is Hydra's.
+
+Exit codes: 0 done; 1 ran and failed; 2 the command, a config value, a path or a data file is wrong; 130 interrupted,
+with everything done so far kept. Nothing heavy is imported before a verb needs it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+HELP = """\
+semclip-eval: what does choosing image regions buy a vision-language model?
+
+  semclip-eval benchmark=vstar selector=semclip      one run; the same command again goes on where it stopped
+  semclip-eval -m selector=no_crop,full_crop,semclip a sweep; models stay loaded between its jobs
+  semclip-eval list [GROUP]                          what there is: {groups}
+  semclip-eval show RUN_DIR [--question ID]          one run, or one question of it
+  semclip-eval compare RUN_DIR RUN_DIR ...           paired differences with intervals, exact McNemar p
+  semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
+  semclip-eval doctor                                what this machine can run
+
+Values are Hydra overrides: group=name or group.key=value, for example
+  run.limit=100  run.device=cpu  run.mode=latency  selector.top_k=2  crops=grid4x4  benchmark.protocol=letter
+  profile=mini   generated scenes and small trained models: runs anywhere (the default without a CUDA device)
+  profile=full   the published models and data; local copies: model.path=FOLDER benchmark.path=FOLDER
+  --cfg job      print the composed config instead of running it;  --hydra-help for the rest
+
+Results: results/runs.csv (a row a run) and results/PROFILE/BENCHMARK/MODEL/SELECTOR/RUN_ID/.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; the console script's entry point."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        _complain("interrupted. Everything done so far is kept; the same command goes on from there.")
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) went away: nothing left to say, and nothing to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from semclip_eval.errors import SemclipEvalError
+
+        if not isinstance(error, SemclipEvalError):
+            raise
+        _complain(str(error))
+        return error.exit_code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
+        if any(argument in ("--help", "-h") for argument in arguments):
+            from semclip_eval.listing import GROUPS
+
+            print(HELP.format(groups=", ".join(GROUPS)), end="")
+            return 0
+        if any(argument == "--version" for argument in arguments):
+            from semclip_eval import __version__
+
+            print(f"semclip-eval {__version__}")
+            return 0
+        from semclip_eval.launch import launch
+
+        return launch(arguments)
+    verb, rest = arguments[0], arguments[1:]
+    verbs = _verbs()
+    if verb not in verbs:
+        from semclip_eval.components import did_you_mean
+
+        _complain(
+            f"{verb!r} is no verb.{did_you_mean(verb, verbs)} Verbs: {', '.join(verbs)}; a run takes overrides such as "
+            "benchmark=vstar (see --help)."
+        )
+        return 2
+    return verbs[verb](rest)
+
+
+def _verbs() -> dict[str, Callable[[list[str]], int]]:
+    def list_verb(rest: list[str]) -> int:
+        from semclip_eval.listing import run_list
+
+        return run_list(rest)
+
+    def show_verb(rest: list[str]) -> int:
+        from semclip_eval.results.show import run_show
+
+        return run_show(rest)
+
+    def compare_verb(rest: list[str]) -> int:
+        from semclip_eval.results.comparison import run_compare
+
+        return run_compare(rest)
+
+    def regress_verb(rest: list[str]) -> int:
+        from semclip_eval.results.regression import run_regress
+
+        return run_regress(rest)
+
+    def doctor_verb(rest: list[str]) -> int:
+        from semclip_eval.doctor import run_doctor
+
+        return run_doctor(rest)
+
+    return {
+        "list": list_verb,
+        "show": show_verb,
+        "compare": compare_verb,
+        "regress": regress_verb,
+        "doctor": doctor_verb,
+    }
+
+
+def _complain(text: str) -> None:
+    from semclip_eval.console import complain
+
+    complain(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The resolved config of one run: what Hydra composed, checked, with `auto` values settled, and its short hash.
+
+The sections `benchmark`, `model`, `selector`, `crops` and `psi` are checked by the classes that they name
+(`components.build`); the section `run` is checked here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from semclip_eval.errors import ConfigError
+
+GROUPS = ("benchmark", "model", "selector", "crops", "psi")
+DTYPES = ("float32", "bfloat16", "float16")
+# What may change between two calls of one run without changing a single answer: not part of the run's identity.
+NOT_IN_RUN_ID = ("output_dir", "resume", "num_workers", "max_error_rate", "retry_errors")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The section `run`.
+
+    limit: first N questions, stratified over categories (null: all). seed: of every random choice. device: `auto`,
+    `cpu`, `cuda` or `cuda:N`. dtype: `auto` is bfloat16 on CUDA and float32 elsewhere. batch_size: questions in one
+    forward pass (accuracy mode). mode: `accuracy` or `latency`. warmup: questions asked before the clock counts, and
+    new_tokens: number of tokens that every generation makes (both in latency mode). num_workers: threads that load and
+    prepare images ahead (accuracy mode; 0 for none). max_error_rate: fraction of questions that may end in an error
+    before the run counts as failed. retry_errors: ask the questions that ended in an error again.
+    """
+
+    limit: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = 1
+    mode: str = "accuracy"
+    warmup: int = 5
+    new_tokens: int = 16
+    output_dir: str = "results"
+    resume: bool = True
+    retry_errors: bool = False
+    num_workers: int = 2
+    max_error_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "batch_size", "warmup", "new_tokens", "num_workers"):
+            _whole_number(name, getattr(self, name))
+        if self.limit is not None:
+            _whole_number("limit", self.limit)
+            if self.limit < 1:
+                raise ConfigError(f"run.limit={self.limit}: must be at least 1 (run.limit=null asks all questions).")
+        for name, least in (("batch_size", 1), ("warmup", 0), ("new_tokens", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"run.{name}={getattr(self, name)}: must be at least {least}.")
+        if self.mode not in ("accuracy", "latency"):
+            raise ConfigError(f"run.mode={self.mode}: must be accuracy or latency.")
+        if self.dtype not in ("auto", *DTYPES):
+            raise ConfigError(f"run.dtype={self.dtype}: must be auto, {', '.join(DTYPES)}.")
+        if not isinstance(self.max_error_rate, (int, float)) or not 0 <= self.max_error_rate <= 1:
+            raise ConfigError(f"run.max_error_rate={self.max_error_rate}: must be a fraction between 0 and 1.")
+        for name in ("resume", "retry_errors"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"run.{name}={getattr(self, name)}: must be true or false.")
+        if not isinstance(self.output_dir, str) or not self.output_dir:
+            raise ConfigError(f"run.output_dir={self.output_dir!r}: must be a folder.")
+
+
+def _whole_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"run.{name}={value}: must be a whole number.")
+
+
+def run_config(section: Mapping[str, Any]) -> RunConfig:
+    """The checked `run` section, with device and dtype settled for this machine."""
+    known = {field.name for field in fields(RunConfig)}
+    unknown = [key for key in section if key not in known]
+    if unknown:
+        raise ConfigError(f"run.{unknown[0]}: no such key. Available: {', '.join(sorted(known))}.")
+    config = RunConfig(**section)
+    device = settled_device(config.device)
+    dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
+    return RunConfig(**{**config.__dict__, "device": device, "dtype": dtype})
+
+
+def settled_device(device: str) -> str:
+    """`cpu`, `cuda` or `cuda:N` for a `run.device`; ConfigError for one that this machine has not."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = str(device).partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+        raise ConfigError(f"run.device={device}: must be auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"run.device={device}: this machine has {torch.cuda.device_count()} CUDA devices.")
+    return str(device)
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """Ten hex digits of the SHA-256 of everything in a resolved config that can change an answer or a measurement."""
+    identity = {key: value for key, value in config.items() if key != "run"}
+    identity["run"] = {key: value for key, value in config["run"].items() if key not in NOT_IN_RUN_ID}
+    text = json.dumps(_without_descriptions(identity), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _without_descriptions(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_descriptions(item) for key, item in value.items() if key != "description"}
+    if isinstance(value, (list, tuple)):
+        return [_without_descriptions(item) for item in value]
+    return value

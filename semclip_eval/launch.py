@@ -1,0 +1,174 @@
+"""From overrides on the command line to runs: Hydra composes, and its errors become one or two lines with a remedy."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from semclip_eval.components import did_you_mean
+from semclip_eval.errors import ConfigError, SemclipEvalError
+from semclip_eval.paths import config_folder
+
+
+def launch(arguments: list[str]) -> int:
+    """One run, or a sweep of them (`-m`). A job of a sweep that fails does not stop the others."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig
+    from omegaconf.errors import OmegaConfBaseException
+
+    outcomes = Outcomes(detected=_asked_profile(arguments) in (None, "auto"))
+
+    def job(config: DictConfig) -> None:
+        outcomes.run(config)
+
+    # Without this variable Hydra prints its own report and exits with 1; with it the exception comes to us.
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    argv = sys.argv
+    sys.argv = ["semclip-eval", *_with_profile(arguments)]
+    try:
+        decorate = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
+        decorate(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    finally:
+        sys.argv = argv
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+    return outcomes.finish()
+
+
+class Outcomes:
+    """Runs jobs one after another and remembers which failed: one that fails does not stop the others."""
+
+    def __init__(self, detected: bool) -> None:
+        self.detected = detected
+        self.jobs = 0
+        self.failed: list[tuple[str, SemclipEvalError]] = []
+        self.folders: list[Path] = []
+
+    def run(self, config: Any) -> None:
+        """One job, from its composed config."""
+        from omegaconf import OmegaConf
+
+        from semclip_eval.console import complain
+        from semclip_eval.run import execute
+
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        if not self.jobs:
+            self._announce(plain)
+        self.jobs += 1
+        try:
+            self.folders.append(execute(plain))
+        except SemclipEvalError as error:
+            complain(str(error))
+            self.failed.append((_label(plain), error))
+
+    def finish(self) -> int:
+        """The table of a sweep and which of its jobs failed; the exit code."""
+        from semclip_eval.console import complain, out
+        from semclip_eval.results.summary import SUMMARY, read_rows
+        from semclip_eval.results.table import runs_table
+
+        if len(self.folders) > 1:
+            rows = [row for folder in self.folders for row in read_rows(folder / SUMMARY)]
+            out.print(runs_table(rows, "All runs of this sweep"))
+        if self.jobs > 1 and self.failed:
+            complain(f"{len(self.failed)} of {self.jobs} jobs failed:")
+            for label, error in self.failed:
+                complain(f"{label}: {error}")
+        return max((error.exit_code for _, error in self.failed), default=0)
+
+    def _announce(self, config: Mapping[str, Any]) -> None:
+        """The first line that a command prints: which profile, why, and how to have the other one."""
+        from semclip_eval.console import notice
+
+        profile = config["profile"]
+        why = ""
+        if self.detected:
+            why = " (there is no CUDA device)" if profile["name"] == "mini" else " (there is a CUDA device)"
+        notice(f"profile={profile['name']}{why}: {profile['announcement']}")
+
+
+def _label(config: Mapping[str, Any]) -> str:
+    return " ".join(f"{group}={config[group].get('name')}" for group in ("benchmark", "model", "selector"))
+
+
+def _asked_profile(arguments: list[str]) -> str | None:
+    names = [argument.partition("=")[2] for argument in arguments if argument.startswith("profile=")]
+    return names[-1] if names else None
+
+
+def _with_profile(arguments: list[str]) -> list[str]:
+    """The arguments with the profile that this machine has, where none or `auto` was asked for.
+
+    Hydra refuses overrides of other groups below an interpolated choice, so the choice is made before it composes.
+    """
+    if _asked_profile(arguments) is None:
+        if any(argument in ("--info", "-i", "--hydra-help", "--version") for argument in arguments):
+            return list(arguments)
+        return [*arguments, f"profile={_detected_profile()}"]
+    return [
+        re.sub(r"(?<=[=,])auto(?=,|$)", lambda _: _detected_profile(), argument)
+        if argument.startswith("profile=")
+        else argument
+        for argument in arguments
+    ]
+
+
+def _detected_profile() -> str:
+    """`full` where there is a CUDA device, `mini` where there is none."""
+    import torch
+
+    return "full" if torch.cuda.is_available() else "mini"
+
+
+def explain(error: Exception) -> str:
+    """Hydra's error in one or two lines: the value, the place and the remedy."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    from semclip_eval.listing import describe_group
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        known = list(error.options or describe_group(group, [config_folder()]))
+        return f"{group}={name}: there is no such {group}.{did_you_mean(name, known)} Available: {', '.join(known)}."
+    text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: is not an override ({text}). Quote values with special characters: 'key=\"value\"'."
+    missing_group = re.search(r"Could not override '([^']+)'\. No match in the defaults list", text)
+    if missing_group:
+        from semclip_eval.listing import GROUPS
+
+        name = missing_group.group(1)
+        return f"{name}=...: there is no group {name!r}.{did_you_mean(name, GROUPS)} Groups: {', '.join(GROUPS)}."
+    missing_key = re.search(r"Could not override '([^']+)'", text)
+    if missing_key:
+        return f"{missing_key.group(1)}: {_unknown_key(missing_key.group(1))}"
+    return text
+
+
+def _unknown_key(key: str) -> str:
+    section, _, name = key.rpartition(".")
+    known: list[str] = []
+    if section == "run":
+        from dataclasses import fields
+
+        from semclip_eval.config import RunConfig
+
+        known = [field.name for field in fields(RunConfig)]
+    if not section:
+        from semclip_eval.listing import GROUPS
+
+        known = [*GROUPS, "run"]
+    hint = did_you_mean(name, known)
+    available = f" Available: {', '.join(known)}." if known else f" See: semclip-eval {section}=... --cfg job."
+    return f"there is no such key.{hint}{available}"

@@ -1,0 +1,1 @@
+"""What a run costs: time by stage, tokens, memory. Measured from outside; no stage contains timing code."""

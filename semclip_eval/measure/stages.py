@@ -1,0 +1,79 @@
+"""Latency by stage, peak memory: context managers around the stages of one question.
+
+In latency mode every stage begins and ends with the device idle (`torch.cuda.synchronize`), so a stage's milliseconds
+are its own; on the CPU the wall clock says the same. In accuracy mode nothing is timed: batched and prefetched work has
+no latency of one question.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+STAGES = ("load", "select", "prepare", "vision", "prefill", "decode")
+
+
+class StageClock:
+    """Milliseconds by stage for one question; a clock that is off costs nothing and measures nothing."""
+
+    def __init__(self, device: str, on: bool) -> None:
+        self.device = device
+        self.on = on
+        self.milliseconds: dict[str, float] = {}
+
+    def reset(self) -> None:
+        """Forget the last question."""
+        self.milliseconds = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time between entry and exit to the stage `name`."""
+        if not self.on:
+            yield
+            return
+        self._synchronise()
+        start = time.perf_counter()
+        yield
+        self._synchronise()
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + (time.perf_counter() - start) * 1000
+
+    def _synchronise(self) -> None:
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.synchronize(self.device)
+
+    def report(self, new_tokens: int | None) -> dict[str, float] | None:
+        """The stages in milliseconds, with `ttft`, `tpot` (generated answers of two tokens or more) and `e2e`.
+
+        TTFT is the time from opening the image file to the logits of the first answer token; the decode stage holds
+        what follows it. TPOT is the decode stage divided by the tokens after the first. None where the clock is off.
+        """
+        if not self.on:
+            return None
+        report = {name: round(self.milliseconds.get(name, 0.0), 3) for name in STAGES}
+        e2e = sum(self.milliseconds.values())
+        decode = self.milliseconds.get("decode", 0.0)
+        report["ttft"] = round(e2e - decode, 3)
+        if new_tokens is not None and new_tokens > 1:
+            report["tpot"] = round(decode / (new_tokens - 1), 3)
+        report["e2e"] = round(e2e, 3)
+        return report
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start of the interval that `peak_memory_mib` reports on; nothing to do on the CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_mib(device: str) -> float | None:
+    """Peak of the memory that torch had allocated on the CUDA device, in MiB; None (not measured) on the CPU."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return float(torch.cuda.max_memory_allocated(device)) / 2**20

@@ -1,0 +1,177 @@
+"""`samples.jsonl`: one complete line a question, on disk before the next one is asked.
+
+A line is written with a single call and flushed to the operating system, so a killed process leaves at most one torn
+line, which the next one cuts off. A run folder is held by one process at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
+
+from semclip_eval.errors import ConfigError, DataError
+
+SAMPLES = "samples.jsonl"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of `samples.jsonl`; the keys and their meaning are in docs/files.md.
+
+    `views` are mappings with kind, box (left, top, right, bottom in pixels of the image) and psi; `option_losses` are
+    nats per token. None means 'not measured' or 'not applicable', never zero.
+    """
+
+    question_id: str
+    category: str
+    image_id: str
+    cluster: str
+    question: str
+    options: list[str]
+    truth: Any
+    answer: str | None
+    choice: int | None
+    option_losses: list[float] | None
+    score: float | None
+    status: str
+    reason: str
+    error: dict[str, str] | None
+    views: list[dict[str, Any]] | None
+    target_boxes: list[list[int]]
+    target_coverage: float | None
+    visual_tokens: int | None
+    text_tokens: int | None
+    new_tokens: int | None
+    extra_forwards: int | None
+    chance: float | None
+    latency_ms: dict[str, float] | None
+
+    def line(self) -> str:
+        """The record as one line of JSON, with the line's end."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Make the run folder if need be and hold it; ConfigError where another process does or it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ConfigError(
+            f"{folder} is held by another process that runs the same config: wait for it, or give this one another "
+            "run.output_dir."
+        ) from error
+    except OSError as error:
+        raise output_error(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def output_error(path: Path, error: OSError) -> ConfigError:
+    """The user's message for a file or folder that cannot be written."""
+    return ConfigError(
+        f"{path}: cannot be written ({error.strerror or error}). Free the disk or choose another run.output_dir; "
+        "what was written before is kept and the same command goes on from there."
+    )
+
+
+class SampleWriter:
+    """Appends records to `samples.jsonl`; a torn last line of a killed process is cut off first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / SAMPLES
+        try:
+            _cut_torn_line(self.path)
+            self._file: TextIO = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def write(self, record: Record) -> None:
+        """One line, flushed. On a full disk the torn line is cut off again and ConfigError says so."""
+        try:
+            self._file.write(record.line())
+            self._file.flush()
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+    def close(self) -> None:
+        """Flush to the disk itself and close."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        position, keep = size, 0
+        while position > 0:
+            step = min(65536, position)
+            position -= step
+            file.seek(position)
+            newline = file.read(step).rfind(b"\n")
+            if newline >= 0:
+                keep = position + newline + 1
+                break
+        if keep < size:
+            file.truncate(keep)
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run folder as mappings, in file order, one for each question (the last one counts).
+
+    A torn last line is left out. DataError names file and line where another line is not JSON.
+    """
+    path = folder / SAMPLES
+    if not path.exists():
+        return []
+    records: dict[str, dict[str, Any]] = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = json.loads(line)
+                identity = str(record["question_id"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{path}, line {number}: not a record ({error}). Remove that line, and its question is asked again."
+                ) from error
+            records[identity] = record
+    return list(records.values())
+
+
+def rewrite_samples(folder: Path, records: list[Mapping[str, Any]]) -> None:
+    """Replace `samples.jsonl` by these records, atomically."""
+    text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+    write_atomically(folder / SAMPLES, text)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file beside its place and move it there; readers see the old one or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise output_error(path, error) from error

@@ -1,0 +1,180 @@
+"""`semclip-eval regress`: does a run still find what the baseline says it found?
+
+A baseline is a CSV in the long form: the columns of `KEYS` name a run, `category` a row of it (`all` for its summary),
+`quantity` a column, then the `value` and the `tolerance` within which a run agrees with it. A tolerance of 0 means
+exactly equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from semclip_eval.console import out
+from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.results.records import write_atomically
+from semclip_eval.results.summary import CATEGORIES, SUMMARY, csv_text, finished_runs, read_rows
+
+KEYS = ("profile", "benchmark", "protocol", "model", "selector", "crops", "psi", "mode", "seed", "n")
+COLUMNS = (*KEYS, "category", "quantity", "value", "tolerance")
+# What --write keeps of a run, with the tolerance that it starts with. Counts and tokens are exact; accuracies may move
+# by the few questions that another processor's arithmetic can tip over.
+QUANTITIES = {
+    "n_error": 0.0,
+    "n_unparsed": 0.0,
+    "accuracy": 0.03,
+    "hit_rate": 0.03,
+    "views_mean": 0.0,
+    "visual_tokens_mean": 0.0,
+}
+CATEGORY_QUANTITIES = {"accuracy": 0.03}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number of the baseline beside the run's; `measured` is None where the run does not have it."""
+
+    run: str
+    category: str
+    quantity: str
+    expected: float
+    tolerance: float
+    measured: float | None
+
+    @property
+    def agrees(self) -> bool:
+        """Within the tolerance, with room for the rounding of a printed decimal."""
+        return self.measured is not None and abs(self.measured - self.expected) <= self.tolerance + 1e-9
+
+
+def run_regress(arguments: list[str]) -> int:
+    """The verb: 0 where every number of the baseline agrees, 1 with a table of those that moved."""
+    parser = argparse.ArgumentParser(
+        prog="semclip-eval regress", description="Compare a run, or all runs below a folder, with a baseline."
+    )
+    parser.add_argument("run_dir", type=Path, help="the folder of one run, or a results folder with several")
+    parser.add_argument("baseline", type=Path, help="the CSV with the expected numbers and their tolerances")
+    parser.add_argument("--write", action="store_true", help="write the baseline from the runs instead of comparing")
+    chosen = parser.parse_args(arguments)
+    folders = run_folders(chosen.run_dir)
+    if chosen.write:
+        write_baseline(folders, chosen.baseline)
+        out.print(f"{chosen.baseline}: {len(folders)} runs written", highlight=False)
+        return 0
+    findings = check(folders, read_baseline(chosen.baseline), single=(chosen.run_dir / SUMMARY).is_file())
+    moved = [finding for finding in findings if not finding.agrees]
+    if not moved:
+        out.print(f"{len(findings)} numbers agree with {chosen.baseline}", highlight=False, soft_wrap=True)
+        return 0
+    out.print(_table(moved, f"{len(moved)} of {len(findings)} numbers do not agree with {chosen.baseline}"))
+    return 1
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The run itself, or every finished run below a results folder; ConfigError where there is none."""
+    if (folder / SUMMARY).is_file():
+        return [folder]
+    folders = [summary.parent for summary in finished_runs(folder)]
+    if not folders:
+        raise ConfigError(f"{folder}: neither a finished run nor a results folder with one (no {SUMMARY} below it).")
+    return folders
+
+
+def read_baseline(path: Path) -> list[dict[str, str]]:
+    """The baseline's rows; DataError naming file and line where a column or a number is wrong."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such baseline; --write makes one from a run.")
+    rows = read_rows(path)
+    if not rows:
+        raise DataError(f"{path}: holds no rows, so it could never disagree.")
+    for number, row in enumerate(rows, start=2):
+        missing = [column for column in COLUMNS if row.get(column) is None]
+        if missing:
+            raise DataError(f"{path}, line {number}: has no column {missing[0]!r}.")
+        for column in ("value", "tolerance"):
+            try:
+                float(row[column])
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {column}={row[column]!r} is not a number.") from error
+    return rows
+
+
+def check(folders: Sequence[Path], baseline: Sequence[Mapping[str, str]], single: bool) -> list[Finding]:
+    """Every number of the baseline beside the one measured.
+
+    With `single` only the rows of that one run count, and ConfigError says so where the baseline has none; else a run
+    that the baseline expects and that is not there is a disagreement.
+    """
+    measured = {}
+    for folder in folders:
+        for row in read_rows(folder / SUMMARY):
+            key = tuple(row[name] for name in KEYS)
+            measured[key] = {"all": row} | {line["category"]: line for line in read_rows(folder / CATEGORIES)}
+    if single:
+        baseline = [row for row in baseline if tuple(row[name] for name in KEYS) in measured]
+        if not baseline:
+            key = next(iter(measured))
+            named = ", ".join(f"{name}={value}" for name, value in zip(KEYS, key, strict=True))
+            raise ConfigError(f"The baseline has no row for this run ({named}): regress a run of its kind, or --write.")
+    findings = []
+    for row in baseline:
+        cells = measured.get(tuple(row[name] for name in KEYS), {}).get(row["category"], {})
+        text = cells.get(row["quantity"], "")
+        findings.append(
+            Finding(
+                run=" ".join(row[name] for name in ("benchmark", "protocol", "selector", "crops") if row[name]),
+                category=row["category"],
+                quantity=row["quantity"],
+                expected=float(row["value"]),
+                tolerance=float(row["tolerance"]),
+                measured=float(text) if text else None,
+            )
+        )
+    return findings
+
+
+def write_baseline(folders: Sequence[Path], path: Path) -> None:
+    """A baseline of these runs; a tolerance that the file had for a number before is kept."""
+    kept: dict[tuple[str, ...], str] = {}
+    if path.is_file():
+        kept = {_identity(row): row["tolerance"] for row in read_baseline(path)}
+    rows = []
+    for folder in folders:
+        summary = read_rows(folder / SUMMARY)[0]
+        key = {name: summary[name] for name in KEYS}
+        lines = [("all", summary, QUANTITIES)]
+        lines += [(line["category"], line, CATEGORY_QUANTITIES) for line in read_rows(folder / CATEGORIES)]
+        for category, cells, quantities in lines:
+            for quantity, tolerance in quantities.items():
+                if cells[quantity]:
+                    row = {**key, "category": category, "quantity": quantity, "value": cells[quantity]}
+                    rows.append({**row, "tolerance": kept.get(_identity(row), f"{tolerance:g}")})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, csv_text(COLUMNS, rows))
+
+
+def _identity(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row[name] for name in (*KEYS, "category", "quantity"))
+
+
+def _table(findings: Sequence[Finding], title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold red")
+    for name in ("run", "category", "quantity"):
+        table.add_column(name)
+    for name in ("baseline", "tolerance", "measured"):
+        table.add_column(name, justify="right")
+    for finding in findings:
+        measured = "missing" if finding.measured is None else f"{finding.measured:.6g}"
+        table.add_row(
+            finding.run,
+            finding.category,
+            finding.quantity,
+            f"{finding.expected:.6g}",
+            f"±{finding.tolerance:g}",
+            measured,
+        )
+    return table

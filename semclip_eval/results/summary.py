@@ -1,0 +1,152 @@
+"""From the records of a run to its one row, its rows by category, and the roll-up of all runs.
+
+Everything here is derived from `samples.jsonl`, `config.yaml` and `environment.json`; nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics as standard_statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from semclip_eval.results.records import output_error, write_atomically
+from semclip_eval.scoring.statistics import percentile, wilson_interval
+
+SUMMARY = "summary.csv"
+CATEGORIES = "categories.csv"
+ROLL_UP = "runs.csv"
+
+COLUMNS = (
+    "run_id profile benchmark split protocol model model_revision dataset_revision selector crops psi uses_truth mode "
+    "n n_scored n_unparsed n_error metric accuracy accuracy_ci_low accuracy_ci_high chance_accuracy hit_rate "
+    "views_mean visual_tokens_mean text_tokens_mean new_tokens_mean e2e_ms_p50 e2e_ms_p90 e2e_ms_p99 load_ms_p50 "
+    "select_ms_p50 vision_ms_p50 prefill_ms_p50 decode_ms_p50 ttft_ms_p50 tpot_ms_p50 questions_per_s peak_memory_mib "
+    "device dtype attn batch_size seed wall_s package_version git_commit started_at prepare_ms_p50 psi_revision"
+).split()
+CATEGORY_COLUMNS = (
+    "run_id category n n_scored n_unparsed n_error accuracy accuracy_ci_low accuracy_ci_high chance_accuracy hit_rate "
+    "visual_tokens_mean"
+).split()
+
+HIT_COVERAGE = 0.5
+
+
+def is_hit(record: Mapping[str, Any]) -> bool | None:
+    """Do the selected crops cover every target box of the question by at least half of its area?
+
+    None where the question has no boxes or no crop was selected. Half is the threshold of FOCUS (arXiv 2506.21710);
+    for a question about two objects both must be covered.
+    """
+    coverage = record["target_coverage"]
+    return None if coverage is None else coverage >= HIT_COVERAGE
+
+
+def accuracy_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts, accuracy with its 95 % Wilson interval, chance, hit rate and token means of some records.
+
+    `n_scored` is the number of questions that the accuracy is taken over: all but the errors; an unparsed answer is
+    scored 0 and counted in `n_unparsed` as well.
+    """
+    scored = [record for record in records if record["status"] != "error"]
+    right = sum(record["score"] for record in scored)
+    interval = wilson_interval(right, len(scored))
+    hits = [hit for record in scored if (hit := is_hit(record)) is not None]
+    return {
+        "n": len(records),
+        "n_scored": len(scored),
+        "n_unparsed": sum(record["status"] == "unparsed" for record in records),
+        "n_error": len(records) - len(scored),
+        "accuracy": right / len(scored) if scored else None,
+        "accuracy_ci_low": interval[0] if interval else None,
+        "accuracy_ci_high": interval[1] if interval else None,
+        "chance_accuracy": _mean(record["chance"] for record in scored),
+        "hit_rate": _mean(float(hit) for hit in hits),
+        "views_mean": _mean(len(record["views"]) for record in scored),
+        "visual_tokens_mean": _mean(record["visual_tokens"] for record in scored),
+        "text_tokens_mean": _mean(record["text_tokens"] for record in scored),
+        "new_tokens_mean": _mean(record["new_tokens"] for record in scored),
+    }
+
+
+def latency_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Percentiles of the stages in milliseconds; empty where nothing was timed (accuracy mode)."""
+    timed = [record["latency_ms"] for record in records if record["status"] != "error" and record["latency_ms"]]
+    row: dict[str, Any] = {}
+    for stage in ("load", "select", "prepare", "vision", "prefill", "decode", "ttft", "tpot"):
+        row[f"{stage}_ms_p50"] = _percentile([times[stage] for times in timed if stage in times], 50)
+    for q in (50, 90, 99):
+        row[f"e2e_ms_p{q}"] = _percentile([times["e2e"] for times in timed], q)
+    return row
+
+
+def category_rows(records: Sequence[Mapping[str, Any]], run_id: str) -> list[dict[str, Any]]:
+    """A row for each category, in the order in which they first appear."""
+    names = list(dict.fromkeys(record["category"] for record in records))
+    return [
+        {"run_id": run_id, "category": name, **accuracy_row([r for r in records if r["category"] == name])}
+        for name in names
+    ]
+
+
+def write_run(folder: Path, row: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> None:
+    """`categories.csv`, then `summary.csv` (its presence says that the run is finished)."""
+    write_atomically(folder / CATEGORIES, csv_text(CATEGORY_COLUMNS, categories))
+    write_atomically(folder / SUMMARY, csv_text(COLUMNS, [row]))
+
+
+def write_roll_up(output_folder: Path) -> Path:
+    """Gather every finished run below the output folder into `runs.csv`, written whole and atomically."""
+    path = output_folder / ROLL_UP
+    try:
+        lock = FileLock(output_folder / ".runs.lock")
+        with lock:
+            rows = [row for summary in finished_runs(output_folder) for row in read_rows(summary)]
+            write_atomically(path, csv_text(COLUMNS, rows))
+    except OSError as error:
+        raise output_error(path, error) from error
+    return path
+
+
+def finished_runs(output_folder: Path) -> list[Path]:
+    """The `summary.csv` of every finished run: profile/benchmark/model/selector/run_id below the output folder."""
+    return sorted(output_folder.glob(f"*/*/*/*/*/{SUMMARY}"))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of one of our CSV files, cells as text (an empty one is 'not measured')."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """A whole CSV file; a missing or None value is an empty cell, never zero."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row.get(column)) for column in columns])
+    return buffer.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)
+
+
+def _mean(values: Any) -> float | None:
+    present = [float(value) for value in values if value is not None]
+    return standard_statistics.fmean(present) if present else None
+
+
+def _percentile(values: Sequence[float], q: float) -> float | None:
+    return percentile(values, q) if values else None

@@ -1,0 +1,310 @@
+"""One run: from a resolved config to a finished run folder, now or on from where the last process stopped.
+
+The questions are cut into fixed blocks of `run.batch_size`; a process that goes on asks a half-written block again and
+writes what was missing, so every question meets the same batch as in a run that was never stopped, and the finished
+`samples.jsonl` is the same, byte for byte (accuracy mode).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from semclip_eval import session
+from semclip_eval.benchmarks.base import Benchmark, stratified_limit
+from semclip_eval.components import build
+from semclip_eval.config import GROUPS, RunConfig, run_config, run_id
+from semclip_eval.console import Progress, notice, warn
+from semclip_eval.environment import describe
+from semclip_eval.errors import ConfigError, RunFailed
+from semclip_eval.measure.stages import peak_memory_mib, reset_peak_memory
+from semclip_eval.pipeline import Item, Pipeline
+from semclip_eval.results.records import Record, SampleWriter, hold, read_samples, rewrite_samples, write_atomically
+from semclip_eval.results.summary import (
+    SUMMARY,
+    accuracy_row,
+    category_rows,
+    latency_row,
+    read_rows,
+    write_roll_up,
+    write_run,
+)
+from semclip_eval.results.table import run_table
+from semclip_eval.selectors.base import Selector
+from semclip_eval.types import Question
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before weights are loaded."""
+
+    config: dict[str, Any]
+    run: RunConfig
+    benchmark: Benchmark
+    selector: Selector
+    questions: list[Question]
+    run_id: str
+    folder: Path
+
+
+def make_plan(config: Mapping[str, Any]) -> Plan:
+    """Check the config, read the questions' texts and settle the run's identity. Loads no weights."""
+    run = run_config(config["run"])
+    selector: Selector = build("selector", config["selector"])
+    benchmark: Benchmark = build("benchmark", config["benchmark"])
+    if selector.uses_truth and not benchmark.has_boxes:
+        raise ConfigError(
+            f"selector={selector.name} crops the annotated boxes and benchmark={benchmark.name} has none: "
+            "choose another selector, or a benchmark with boxes (vstar)."
+        )
+    questions = benchmark.questions()
+    if run.limit is not None:
+        questions = stratified_limit(questions, run.limit, run.seed)
+    resolved = resolved_config(config, run, selector, benchmark)
+    identity = run_id(resolved)
+    parts = (resolved["profile"]["name"], benchmark.name, resolved["model"]["name"], selector.name, identity)
+    return Plan(resolved, run, benchmark, selector, questions, identity, Path(run.output_dir).joinpath(*parts))
+
+
+def resolved_config(
+    config: Mapping[str, Any], run: RunConfig, selector: Selector, benchmark: Benchmark
+) -> dict[str, Any]:
+    """The config with `auto` settled and revisions filled in; sections that the selector does not use become null."""
+    resolved = {"profile": dict(config["profile"]), **{group: dict(config[group]) for group in GROUPS}}
+    if "psi" not in selector.needs:
+        resolved["psi"] = None
+    if "candidates" not in selector.needs:
+        resolved["crops"] = None
+    resolved["benchmark"]["revision"] = benchmark.dataset_revision
+    resolved["model"]["revision"] = session.model_revision(config["model"])
+    if resolved["psi"]:
+        resolved["psi"]["revision"] = session.psi_revision(config["psi"])
+    resolved["run"] = asdict(run)
+    return resolved
+
+
+def execute(config: Mapping[str, Any]) -> Path:
+    """Do what is left of the run that a config describes, print its table, and return its folder.
+
+    Raises ConfigError, DataError or ModelError for what the user can mend, RunFailed where too many questions ended in
+    an error; KeyboardInterrupt passes through with everything done so far kept.
+    """
+    plan = make_plan(config)
+    for text in plan.benchmark.notices:
+        notice(text)
+    with hold(plan.folder):
+        if _finished(plan):
+            notice(f"This run is finished already; nothing is asked again: {plan.folder}")
+        else:
+            _ask_what_is_left(config, plan)
+        write_roll_up(Path(plan.run.output_dir))
+        run_table(plan.folder)
+    _judge(plan)
+    return plan.folder
+
+
+def _finished(plan: Plan) -> bool:
+    summary = plan.folder / SUMMARY
+    if not summary.exists():
+        return False
+    errors = int(read_rows(summary)[0]["n_error"])
+    if errors and plan.run.retry_errors:
+        summary.unlink()
+        return False
+    if errors:
+        notice(f"{errors} questions of it ended in an error; run.retry_errors=true asks them again.")
+    return True
+
+
+def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
+    done = _records_so_far(plan)
+    vlm, relevance, crops = _components(config, plan)
+    started = datetime.now(timezone.utc)
+    environment = {
+        **describe(plan.run.device),
+        "model_revision": plan.config["model"]["revision"],
+        "dataset_revision": plan.config["benchmark"]["revision"],
+        "psi_revision": (plan.config["psi"] or {}).get("revision"),
+        "started_at": started.isoformat(timespec="seconds"),
+    }
+    write_atomically(plan.folder / "config.yaml", yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
+    write_atomically(plan.folder / "environment.json", json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
+
+    psi_reads = (plan.config["psi"] or {}).get("text") or "question"
+    pipeline = Pipeline(plan.benchmark, plan.selector, crops, relevance, vlm, plan.run, psi_reads)
+    if plan.run.mode == "latency":
+        _warm_up(pipeline, plan)
+    reset_peak_memory(plan.run.device)
+    begin = time.perf_counter()
+    asked = _ask(pipeline, plan, done)
+    wall_s = time.perf_counter() - begin
+
+    records = _in_order(plan, read_samples(plan.folder))
+    cost = {
+        "wall_s": None if done else wall_s,
+        "questions_per_s": asked / wall_s if asked else None,
+        "peak_memory_mib": peak_memory_mib(plan.run.device),
+        "attn": getattr(vlm, "attention", None),
+    }
+    write_run(plan.folder, summary_row(plan, records, environment, cost), category_rows(records, plan.run_id))
+    _report_truncation(relevance)
+
+
+def _components(config: Mapping[str, Any], plan: Plan) -> tuple[Any, Any, Any]:
+    context = {"device": plan.run.device, "dtype": plan.run.dtype}
+    crops = build("crops", config["crops"]) if plan.config["crops"] else None
+    relevance = None
+    if plan.config["psi"]:
+        psi = dict(config["psi"])
+        if plan.run.mode == "latency":
+            psi["cache_images"] = 0
+        relevance = session.loaded("psi", psi, **context)
+        relevance.reset()
+        relevance.load()
+    vlm = session.loaded("model", {**config["model"]}, **context)
+    return vlm, relevance, crops
+
+
+def _records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The records of an earlier process that count; DataError where they are of other questions."""
+    records = read_samples(plan.folder)
+    if records and not plan.run.resume:
+        aside = plan.folder / "samples.previous.jsonl"
+        (plan.folder / "samples.jsonl").replace(aside)
+        notice(f"run.resume=false: starting over; the {len(records)} earlier records are kept in {aside}.")
+        return {}
+    if plan.run.retry_errors and any(record["status"] == "error" for record in records):
+        records = [record for record in records if record["status"] != "error"]
+        rewrite_samples(plan.folder, records)
+    known = {question.id for question in plan.questions}
+    strangers = [record["question_id"] for record in records if record["question_id"] not in known]
+    if strangers:
+        raise ConfigError(
+            f"{plan.folder}/samples.jsonl holds question {strangers[0]!r}, which this run does not ask: "
+            "move the folder away or choose another run.output_dir."
+        )
+    if records:
+        notice(f"Going on after {len(records)} of {len(plan.questions)} questions: {plan.folder}")
+    return {record["question_id"]: record for record in records}
+
+
+def _warm_up(pipeline: Pipeline, plan: Plan) -> None:
+    """Ask the first questions once without keeping anything: allocations, kernels and caches settle."""
+    for question in plan.questions[: plan.run.warmup]:
+        pipeline.ask([question])
+
+
+def _ask(pipeline: Pipeline, plan: Plan, done: Mapping[str, Mapping[str, Any]]) -> int:
+    """Ask every block that is not done, write its records in order, and return how many questions were asked."""
+    blocks = [block for block in _blocks(plan) if any(question.id not in done for question in block)]
+    writer = SampleWriter(plan.folder)
+    asked = 0
+    label = f"{plan.benchmark.name} {plan.selector.name}"
+    workers = plan.run.num_workers if plan.run.mode == "accuracy" else 0
+    try:
+        with (
+            Progress(label, total=len(plan.questions), records=list(done.values())) as progress,
+            ThreadPoolExecutor(workers) if workers else nullcontext() as executor,
+        ):
+            for records in _answered(pipeline, blocks, executor):
+                for record in records:
+                    if record.question_id in done:
+                        continue
+                    writer.write(record)
+                    asked += 1
+                    progress.advance(asdict(record))
+    finally:
+        writer.close()
+    return asked
+
+
+def _blocks(plan: Plan) -> list[list[Question]]:
+    size = plan.run.batch_size if plan.run.mode == "accuracy" else 1
+    return [plan.questions[start : start + size] for start in range(0, len(plan.questions), size)]
+
+
+def _answered(
+    pipeline: Pipeline, blocks: Sequence[list[Question]], executor: Executor | None
+) -> Iterator[list[Record]]:
+    """The records of each block; with an executor, the next block's images are read while this one is answered."""
+    if executor is None:
+        for block in blocks:
+            yield pipeline.ask(block)
+        return
+    ahead: list[Future[Item]] = []
+    for number, block in enumerate(blocks):
+        current = ahead or [executor.submit(pipeline.load, question) for question in block]
+        following = blocks[number + 1] if number + 1 < len(blocks) else []
+        ahead = [executor.submit(pipeline.load, question) for question in following]
+        yield pipeline.ask_loaded([future.result() for future in current], executor)
+
+
+def _in_order(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records in the order of the questions; the file is put in that order too where a retry had appended."""
+    by_id = {record["question_id"]: record for record in records}
+    ordered = [by_id[question.id] for question in plan.questions]
+    if [record["question_id"] for record in records] != [record["question_id"] for record in ordered]:
+        rewrite_samples(plan.folder, ordered)
+    return ordered
+
+
+def summary_row(
+    plan: Plan, records: Sequence[Mapping[str, Any]], environment: Mapping[str, Any], cost: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The one row of `summary.csv`."""
+    return {
+        "run_id": plan.run_id,
+        "profile": plan.config["profile"]["name"],
+        "benchmark": plan.benchmark.name,
+        "split": plan.benchmark.split,
+        "protocol": plan.benchmark.protocol,
+        "model": plan.config["model"]["name"],
+        "model_revision": environment["model_revision"],
+        "dataset_revision": environment["dataset_revision"],
+        "selector": plan.selector.name,
+        "crops": (plan.config["crops"] or {}).get("name"),
+        "psi": (plan.config["psi"] or {}).get("name"),
+        "psi_revision": environment["psi_revision"],
+        "uses_truth": plan.selector.uses_truth,
+        "mode": plan.run.mode,
+        "metric": plan.benchmark.metric,
+        "device": environment["device"],
+        "dtype": plan.run.dtype,
+        "batch_size": plan.run.batch_size if plan.run.mode == "accuracy" else 1,
+        "seed": plan.run.seed,
+        "package_version": environment["package_version"],
+        "git_commit": environment["git_commit"],
+        "started_at": environment["started_at"],
+        **accuracy_row(records),
+        **latency_row(records),
+        **cost,
+    }
+
+
+def _report_truncation(relevance: Any) -> None:
+    counts = relevance.truncations if relevance is not None else {}
+    if counts.get("truncated"):
+        warn(
+            f"ψ read only the first {counts['context']} tokens of {counts['truncated']} of {counts['texts']} texts "
+            f"(the longest has {counts['longest']}); psi.text=question is the shortest choice."
+        )
+
+
+def _judge(plan: Plan) -> None:
+    row = read_rows(plan.folder / SUMMARY)[0]
+    errors, total = int(row["n_error"]), int(row["n"])
+    if total and errors / total > plan.run.max_error_rate:
+        first = next(record for record in read_samples(plan.folder) if record["status"] == "error")
+        raise RunFailed(
+            f"{errors} of {total} questions ended in an error (run.max_error_rate={plan.run.max_error_rate}). "
+            f"The first, question {first['question_id']}: {first['error']['type']}: {first['error']['message']}"
+        )
