@@ -1,5 +1,6 @@
 """Miniature benchmarks on disk, in the file formats of the real ones, so that the same loaders read them."""
 
+import contextlib
 import json
 import os
 import random
@@ -96,6 +97,11 @@ def ensure(benchmark: str, cache_folder: Path | None = None) -> Path:
     if (target / COMPLETE).is_file():
         return target
     cache.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not (target / COMPLETE).is_file():  # damaged: its mark is missing, so somebody took files out of it
+        damaged = tempfile.mkdtemp(prefix=f".{target.name}-damaged-", dir=cache)
+        with contextlib.suppress(OSError):  # another process may be quicker
+            target.rename(Path(damaged) / target.name)
+        shutil.rmtree(damaged, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=cache))
     try:
         BUILDERS[benchmark](partial)

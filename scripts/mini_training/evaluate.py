@@ -1,0 +1,194 @@
+"""Measure shipped weights: full-sentence likelihood and letters on the benchmark layout, selector by selector.
+
+The models are loaded from the exported folder through transformers and open_clip, in fp32. Every question is scored
+with its options as branches of one prompt, which gives the losses of separate forward passes (`check_forward`).
+"""
+
+import json
+import multiprocessing
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mini_training.clip import to_pixels
+from mini_training.packing import Encoder, pack, token_losses
+from mini_training.scenes import INPUT_SIZE, WHOLE, grid_cells
+from mini_training.vocabulary import SYSTEM
+from semclip_eval.mini.questions import MiniQuestion, lettered_text, make_question, short_text, shuffled
+from semclip_eval.mini.world import SCENE_SIZE, Box, Scene, make_scene, render
+
+ORACLE_SIZE = 112
+SELECTORS = ("no_crop", "random_crop", "semclip", "semclip_top2", "full_2x2", "full_3x3", "oracle")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row of the table: where its questions come from and how question and options are put to the model."""
+
+    kind: str
+    put: Callable[[MiniQuestion, Scene], tuple[str, list[str], int]]  # text, options, number of the right one
+    chance: float
+
+
+def _sentences(question: MiniQuestion, scene: Scene) -> tuple[str, list[str], int]:
+    return question.text, list(question.options), 0
+
+
+def _short(question: MiniQuestion, scene: Scene) -> tuple[str, list[str], int]:
+    return short_text(question.text), list(question.options), 0
+
+
+def _letters(style: str) -> Callable[[MiniQuestion, Scene], tuple[str, list[str], int]]:
+    def put(question: MiniQuestion, scene: Scene) -> tuple[str, list[str], int]:
+        options, letter = shuffled(question.options, random.Random(f"letters/{scene.split}/{scene.index}"))
+        letters = list("ABCD"[: len(options)])
+        return lettered_text(question.text, options, style), letters, letters.index(letter)
+
+    return put
+
+
+TASKS = {
+    "direct_attributes": Task("color", _sentences, 0.25),
+    "relative_position": Task("relation", _sentences, 0.5),
+    "direct_attributes, letters": Task("color_choice", _letters("(A)"), 0.25),
+    "relative_position, letters": Task("side_choice", _letters("(A)"), 0.5),
+    "shape existence, yes/no": Task("shape_existence", _short, 0.5),
+    "color existence, yes/no": Task("color_existence", _short, 0.5),
+    "color, short answer": Task("color", lambda q, s: (short_text(q.text), [o.split()[-1].rstrip(".") for o in q.options], 0), 0.25),
+    "side, short answer": Task("side_choice", _short, 0.5),
+    "color of a shape, A. B. C. D.": Task("color_choice", _letters("A."), 0.25),
+    "color in the image, A. B. C. D.": Task("present_color_choice", _letters("A."), 0.25),
+}
+
+
+def oracle_box(question: MiniQuestion) -> Box:
+    """A square of at least 112 px around the targets, inside the scene; the middle cell where there is no target."""
+    boxes = [thing.box for thing in question.targets[:2]] or [(SCENE_SIZE // 2,) * 4]
+    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
+    size = max(ORACLE_SIZE, right - left, bottom - top)
+    x = min(max((left + right - size) // 2, 0), SCENE_SIZE - size)
+    y = min(max((top + bottom - size) // 2, 0), SCENE_SIZE - size)
+    return (x, y, x + size, y + size)
+
+
+class Judge:
+    """The two shipped models, and the views of a scene that each selector chooses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = LlavaForConditionalGeneration.from_pretrained(folder / "vlm", dtype=torch.float32).eval()
+        self.model.set_attn_implementation("eager")  # the branch mask is a full matrix
+        self.encoder = Encoder(PreTrainedTokenizerFast.from_pretrained(folder / "vlm"))
+        self.clip = open_clip.create_model_and_transforms(f"local-dir:{folder / 'clip'}")[0].eval()
+        self.clip_tokenizer = open_clip.get_tokenizer(f"local-dir:{folder / 'clip'}")
+
+    @staticmethod
+    def see(image: Image.Image, box: Box) -> np.ndarray:
+        """A view as uint8 (84, 84, 3)."""
+        return np.asarray(image.crop(box).resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BICUBIC))
+
+    def ranked_cells(self, image: Image.Image, text: str) -> list[Box]:
+        """Cells of the 3x3 grid by their match with the question, best first."""
+        cells = grid_cells(3)
+        views = self.clip.encode_image(to_pixels(np.stack([self.see(image, cell) for cell in cells])), normalize=True)
+        scores = (views @ self.clip.encode_text(self.clip_tokenizer([text]), normalize=True)[0]).tolist()
+        return [cells[i] for i in sorted(range(9), key=lambda i: -scores[i])]
+
+    def views(self, selector: str, image: Image.Image, question: MiniQuestion, scene: Scene) -> list[Box]:
+        if selector == "random_crop":
+            rng = random.Random(f"crop/{question.kind}/{scene.index}")
+            return [WHOLE, rng.choice(grid_cells(3))]
+        if selector.startswith("semclip"):
+            return [WHOLE, *self.ranked_cells(image, question.text)[: 2 if selector.endswith("top2") else 1]]
+        if selector.startswith("full"):
+            return [WHOLE, *grid_cells(int(selector[-1]))]
+        return [WHOLE, oracle_box(question)] if selector == "oracle" else [WHOLE]
+
+    def losses(self, items: list[tuple[str, list[str], list[np.ndarray]]]) -> list[list[float]]:
+        """Mean token cross-entropy of each option (end token included) for (question, options, views) items."""
+        batch = []
+        for text, options, views in items:
+            prefix = self.encoder.prefix(len(views)) + self.encoder.question(text)
+            answers = [[*self.encoder.ids(f" {option}"), self.encoder.end] for option in options]
+            batch.append(pack(prefix, [(ids, [1.0] * len(ids)) for ids in answers], views))
+        values, _, places = token_losses(self.model, batch, self.encoder.image)
+        sums: list[dict[int, list[float]]] = [{} for _ in items]
+        for (sample, _, branch), value in zip(places, values.tolist(), strict=True):
+            sums[int(sample)].setdefault(int(branch), []).append(value)
+        return [[float(np.mean(branches[k])) for k in sorted(branches)] for branches in sums]
+
+
+def _questions(kind: str, split: str, count: int) -> list[tuple[Scene, MiniQuestion]]:
+    """The first `count` questions, on the same scenes as the built benchmark (attributes even, relations odd)."""
+    found, index = [], 1 if kind in ("relation", "side_choice") else 0
+    while len(found) < count:
+        scene = make_scene(split, index)
+        question = make_question(kind, scene)
+        if question is not None:
+            found.append((scene, question))
+        index += 2
+    return found
+
+
+@torch.no_grad()
+def _measure(job: tuple[Path, str, str, int, tuple[str, ...]]) -> list[dict[str, object]]:
+    folder, task_name, split, count, selectors = job
+    torch.set_num_threads(1)
+    judge, task = Judge(folder), TASKS[task_name]
+    pairs = [(scene, question, render(scene)) for scene, question in _questions(task.kind, split, count)]
+    rows: list[dict[str, object]] = []
+    for selector in selectors:
+        right, started = 0, time.perf_counter()
+        step = 8 if selector == "full_3x3" else 25
+        for first in range(0, len(pairs), step):
+            items, truths = [], []
+            for scene, question, image in pairs[first : first + step]:
+                text, options, truth = task.put(question, scene)
+                boxes = judge.views(selector, image, question, scene)
+                items.append((text, options, [judge.see(image, box) for box in boxes]))
+                truths.append(truth)
+            right += sum(int(np.argmin(row)) == truth for row, truth in zip(judge.losses(items), truths, strict=True))
+        seconds = time.perf_counter() - started
+        rows.append({"task": task_name, "selector": selector, "split": split, "n": len(pairs), "right": right,
+                     "accuracy": round(right / len(pairs), 4), "ms_per_question": round(1000 * seconds / len(pairs), 1)})  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def evaluate(
+    folder: Path, split: str, count: int, tasks: tuple[str, ...] = tuple(TASKS), selectors: tuple[str, ...] = SELECTORS
+) -> list[dict[str, object]]:
+    """Accuracy of every task with every selector, two tasks at a time."""
+    jobs = [(folder, task, split, count, selectors) for task in tasks]
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        return [row for rows in pool.map(_measure, jobs, chunksize=1) for row in rows]
+
+
+@torch.no_grad()
+def check_forward(folder: Path, count: int = 20) -> float:
+    """Largest difference between packed option losses and those of whole, separate prompts through the processor."""
+    judge = Judge(folder)
+    plain = LlavaForConditionalGeneration.from_pretrained(folder / "vlm", dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder / "vlm")
+    worst = 0.0
+    for scene, question in _questions("color", "dev", count):
+        image = render(scene)
+        crops = [image.crop(box) for box in judge.views("oracle", image, question, scene)]
+        views = [np.asarray(crop.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BICUBIC)) for crop in crops]
+        packed = judge.losses([(question.text, list(question.options), views)])[0]
+        prompt = f"{SYSTEM} USER: {'<image>' + chr(10)}{'<image>' + chr(10)}{question.text} ASSISTANT:"
+        start = processor(text=[prompt], images=crops, return_tensors="pt").input_ids.shape[1]
+        for option, loss in zip(question.options, packed, strict=True):
+            inputs = processor(text=[f"{prompt} {option}</s>"], images=crops, return_tensors="pt")
+            logits = plain(**inputs).logits[0, start - 1 : -1]
+            expected = torch.nn.functional.cross_entropy(logits, inputs.input_ids[0, start:]).item()
+            worst = max(worst, abs(expected - loss))
+    return worst

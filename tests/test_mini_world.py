@@ -1,0 +1,133 @@
+"""Scenes: reproducible, splits apart, boxes tight, and questions that are true."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from semclip_eval.mini.questions import (
+    LETTERS,
+    MAKERS,
+    MIN_SEPARATION,
+    lettered_text,
+    make_question,
+    related_pair,
+    shuffled,
+)
+from semclip_eval.mini.world import COLORS, SCENE_SIZE, SHAPES, SPLITS, drawn_pixels, make_scene, render
+
+
+def test_scene_depends_on_split_and_index_only() -> None:
+    first = [(make_scene(split, i), render(make_scene(split, i)).tobytes()) for split in SPLITS for i in range(3)]
+    random.seed(1)
+    np.random.seed(1)
+    again = [(make_scene(split, i), render(make_scene(split, i)).tobytes()) for split in SPLITS for i in range(3)]
+    assert first == again
+
+
+def test_splits_share_no_scene() -> None:
+    layouts = {split: {make_scene(split, i).things for i in range(150)} for split in SPLITS}
+    images = {split: {render(make_scene(split, i)).tobytes() for i in range(5)} for split in SPLITS}
+    for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        assert not layouts[one] & layouts[other]
+        assert not images[one] & images[other]
+
+
+@pytest.mark.parametrize(("split", "index"), [("validation", 0), ("train", -1), ("train", 2**32)])
+def test_unknown_scene_is_refused(split: str, index: int) -> None:
+    with pytest.raises(ValueError, match="split|index"):
+        make_scene(split, index)
+
+
+def test_scene_rules() -> None:
+    for index in range(100):
+        things = make_scene("dev", index).things
+        assert 5 <= len(things) <= 7
+        assert len({thing.shape for thing in things}) == len(things)
+        assert len({thing.color for thing in things}) >= 4
+        assert all(t.shape in SHAPES and t.color in COLORS for t in things)
+        assert all(0 <= t.box[0] < t.box[2] <= SCENE_SIZE and 0 <= t.box[1] < t.box[3] <= SCENE_SIZE for t in things)
+
+
+def test_boxes_are_tight_around_drawn_pixels() -> None:
+    for index in range(6):
+        scene = make_scene("dev", index)
+        for thing in scene.things:
+            # At an edge a faint pixel may be the colour of the background by chance, hence one pixel of play.
+            changed = drawn_pixels(scene, thing).getbbox()
+            assert changed is not None
+            assert np.abs(np.array(changed) - thing.box).max() <= 1
+
+
+def test_object_has_its_color_in_the_picture() -> None:
+    scene = make_scene("dev", 3)
+    image = render(scene)
+    for thing in scene.things:
+        if thing.shape != "ring":  # a ring's middle is background
+            assert image.getpixel(thing.center) == thing.rgb
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_questions_are_true_and_repeatable(kind: str) -> None:
+    asked = 0
+    for index in range(120):
+        scene = make_scene("dev", index)
+        question = make_question(kind, scene)
+        assert question == make_question(kind, scene)
+        if question is None:
+            continue
+        asked += 1
+        assert len(set(question.options)) == len(question.options) >= 2
+        assert all(target in scene.things for target in question.targets)
+        shapes, colors = {t.shape: t for t in scene.things}, {t.color for t in scene.things}
+        words = question.text.rstrip("?").split()
+        if kind in ("color", "color_choice"):
+            assert shapes[words[-1]].color == question.answer
+            assert question.answer in question.options[0]
+            assert all(option.rstrip(".").split()[-1] in colors for option in question.options)
+        elif kind == "shape_existence":
+            assert (words[3] in shapes) == (question.answer == "yes")
+        elif kind == "color_existence":
+            assert (words[3] in colors) == (question.answer == "yes")
+        elif kind == "present_color_choice":
+            assert [option in colors for option in question.options] == [True] + [False] * (len(question.options) - 1)
+        elif kind == "count":
+            assert question.answer == str(len(scene.things))
+        else:
+            first, second = question.targets
+            (x, y), (a, b) = first.center, second.center
+            true = {"left": a - x, "right": x - a, "above": b - y, "below": y - b}[question.answer]
+            assert true >= MIN_SEPARATION
+            assert question.text.index(first.name) < question.text.index(second.name)
+            assert sum(t.color == first.color for t in scene.things) == 1
+    assert asked > 100
+
+
+def test_answers_are_balanced() -> None:
+    scenes = [make_scene("test", index) for index in range(400)]
+    for kind, answer in (("shape_existence", "yes"), ("color_existence", "yes")):
+        share = np.mean([make_question(kind, scene).answer == answer for scene in scenes])  # type: ignore[union-attr]
+        assert 0.42 < share < 0.58
+    for axis, side in (("horizontal", "left"), ("vertical", "above")):
+        pairs = [related_pair(scene, axis, random.Random(scene.index)) for scene in scenes]
+        assert 0.42 < np.mean([pair[2] == side for pair in pairs if pair is not None]) < 0.58
+
+
+def test_letters_follow_the_right_option() -> None:
+    letters = []
+    for seed in range(400):
+        options, letter = shuffled(("red", "blue", "white", "black"), random.Random(seed))
+        assert options[LETTERS.index(letter)] == "red"
+        letters.append(letter)
+    assert all(letters.count(letter) > 60 for letter in LETTERS)
+    assert lettered_text("Which?", ["a", "b"], "(A)").startswith("Which?\n(A) a\n(B) b\nAnswer with the option's letter")
+
+
+def test_miniature_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, semclip_eval.mini; assert not {'torch', 'numpy', 'PIL'} & set(sys.modules); "
+        "import semclip_eval.mini.build; assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
