@@ -164,7 +164,7 @@ def _identity(row: Mapping[str, str]) -> tuple[str, ...]:
 def _table(findings: Sequence[Finding], title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold red")
     for name in ("run", "category", "quantity"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold", no_wrap=name == "quantity")
     for name in ("baseline", "tolerance", "measured"):
         table.add_column(name, justify="right")
     for finding in findings:

@@ -17,8 +17,8 @@ def run_table(folder: Path) -> None:
     rows = read_rows(folder / CATEGORIES)
     troubles = [name for name in ("n_unparsed", "n_error") if row[name] != "0"]
     table = Table(title_justify="left")
-    table.add_column("category")
-    for name in ("n", "accuracy % (95 %)", "chance %", "hit %", "visual tokens"):
+    table.add_column("category", overflow="fold")
+    for name in ("n", "accuracy % (95 %)", "chance %", "hit %", "tokens"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in troubles:
         table.add_column(name.removeprefix("n_"), justify="right", style="yellow", no_wrap=True)
