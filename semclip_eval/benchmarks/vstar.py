@@ -18,7 +18,7 @@ from PIL import Image
 from semclip_eval.benchmarks import vstar_files
 from semclip_eval.benchmarks.base import Benchmark, check_protocol
 from semclip_eval.benchmarks.images import read_rgb
-from semclip_eval.benchmarks.sources import content_revision, hub_folder, local_folder
+from semclip_eval.benchmarks.sources import MINI, content_revision, hub_folder, local_folder
 from semclip_eval.benchmarks.vstar_files import Annotation, PublishedRow
 from semclip_eval.errors import DataError, QuestionError
 from semclip_eval.scoring.choice import LETTERS, parse_choice
@@ -101,7 +101,8 @@ class VStar(Benchmark):
                 f"{folder / vstar_files.ROWS}: missing, and the letter protocol asks its texts.\n"
                 "Add it from the published repository, or use benchmark.protocol=likelihood."
             )
-        self._notice_counts(files)
+        if self.path is None or not self.path.startswith(MINI):
+            self._notice_counts(files)
         make = self._letter_question if self.protocol == "letter" else self._likelihood_question
         if files.rows is not None:
             return [make(files.annotations[row.key], row) for row in files.rows]

@@ -119,7 +119,7 @@ def _plain(text: str) -> str:
     plain = re.sub(r"[*`$]|(?<!\w)_+|_+(?!\w)", "", plain)
     plain = re.sub(r"[ \t]+", " ", plain)
     plain = re.sub(r"\s*\n\s*", "\n", plain)
-    return re.sub(r"^[^\w(\[]+", "", plain).strip().strip("\"'{}").strip()
+    return re.sub(r"^(?:(?!-\d)[^\w(\[])+", "", plain).strip().strip("\"'{}").strip()
 
 
 def _beyond(index: int, options: Sequence[str]) -> Choice:

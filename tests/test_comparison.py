@@ -1,0 +1,238 @@
+"""`semclip-eval compare` on run folders with known answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from semclip_eval.errors import ConfigError, DataError, RunFailed
+from semclip_eval.results.comparison import compare, render, run_compare
+
+ROW = {
+    "run_id": "aaaaaaaaaa",
+    "profile": "mini",
+    "benchmark": "vstar",
+    "split": "test",
+    "protocol": "likelihood",
+    "metric": "accuracy",
+    "mode": "accuracy",
+    "model": "mini_llava",
+    "selector": "no_crop",
+}
+
+
+def write_run(folder: Path, scores: list[float | None], tokens: int = 100, **row: str) -> Path:
+    """A run folder with one record for each score; None is an error."""
+    folder.mkdir()
+    with (folder / "samples.jsonl").open("w") as file:
+        for number, score in enumerate(scores):
+            record: dict[str, Any] = {
+                "question_id": f"q{number}",
+                "image_id": f"image{number}",
+                "cluster": "",
+                "question": f"What is {number}?",
+                "options": ["one", "two"],
+                "truth": 0,
+                "score": score,
+                "status": "error" if score is None else "ok",
+                "visual_tokens": None if score is None else tokens,
+            }
+            file.write(json.dumps(record) + "\n")
+    with (folder / "summary.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(ROW))
+        writer.writeheader()
+        writer.writerow({**ROW, **row})
+    return folder
+
+
+def rewrite(folder: Path, number: int, **keys: Any) -> None:
+    path = folder / "samples.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[number].update(keys)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def printed(*folders: Path, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    render(compare(folders), console)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def test_numbers_of_a_pair(tmp_path: Path) -> None:
+    # 12 questions: 8 better, 1 worse, 1 right in both, 1 wrong in both, 1 an error in the other run.
+    first = write_run(tmp_path / "first", [0.0] * 8 + [1.0, 1.0, 0.0, 1.0])
+    second = write_run(tmp_path / "second", [1.0] * 8 + [0.0, 1.0, 0.0, None], tokens=250, selector="semclip")
+    (pair,) = compare([first, second]).pairs
+    assert (pair.n, pair.n_left_out) == (11, 1)
+    assert pair.reference_accuracy == pytest.approx(2 / 11)
+    assert pair.other_accuracy == pytest.approx(9 / 11)
+    assert pair.only_other == tuple(f"q{number}" for number in range(8))
+    assert pair.only_reference == ("q8",)
+    assert pair.p == pytest.approx(2 * (1 + 9) / 2**9)
+    assert pair.visual_tokens_ratio == pytest.approx(2.5)
+    assert pair.difference is not None
+    assert pair.difference.mean == pytest.approx(7 / 11)
+    # The difference has a spread of sqrt(p+ + p- - d²) a question; the interval is about two standard errors each way.
+    error = math.sqrt((9 / 11 - (7 / 11) ** 2) / 11)
+    assert pair.difference.high - pair.difference.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert pair.difference.low < 7 / 11 < pair.difference.high
+
+
+def test_the_order_of_the_files_does_not_matter_and_the_sides_mirror(tmp_path: Path) -> None:
+    scores = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0]
+    first = write_run(tmp_path / "first", scores)
+    second = write_run(tmp_path / "second", [0.0, *scores[:-1]], tokens=50)
+    forward = compare([first, second]).pairs[0]
+    lines = (second / "samples.jsonl").read_text().splitlines(keepends=True)
+    (second / "samples.jsonl").write_text("".join(reversed(lines)))
+    again = compare([first, second]).pairs[0]
+    assert (again.difference, again.p, again.only_other) == (forward.difference, forward.p, forward.only_other)
+    backward = compare([second, first]).pairs[0]
+    assert set(backward.only_other) == set(forward.only_reference)
+    assert backward.p == forward.p
+    assert backward.visual_tokens_ratio == pytest.approx(2.0)
+
+
+def test_questions_about_one_image_are_drawn_together(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [0.0] * 40)
+    second = write_run(tmp_path / "second", [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0] * 5)
+    alone = compare([first, second]).pairs[0].difference
+    for number in range(40):
+        rewrite(first, number, image_id=f"image{number // 4}")
+    together = compare([first, second]).pairs[0].difference
+    for number in range(40):
+        rewrite(first, number, image_id="all one", cluster=f"cluster{number // 4}")
+    by_cluster = compare([first, second]).pairs[0].difference
+    assert alone is not None
+    assert together is not None
+    assert (together.high - together.low) == pytest.approx(2 * (alone.high - alone.low), rel=0.15)
+    assert by_cluster == together
+
+
+def test_equal_runs_do_not_differ(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [1.0, 0.0, 1.0])
+    second = write_run(tmp_path / "second", [1.0, 0.0, 1.0])
+    (pair,) = compare([first, second]).pairs
+    assert (pair.p, pair.only_other, pair.only_reference) == (1.0, (), ())
+    assert pair.difference == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("column", ["benchmark", "split", "protocol", "metric", "mode"])
+def test_runs_of_another_kind_are_refused(tmp_path: Path, column: str) -> None:
+    first = write_run(tmp_path / "first", [1.0, 0.0])
+    second = write_run(tmp_path / "second", [1.0, 0.0], **{column: "letter"})
+    with pytest.raises(
+        RunFailed, match=rf"compare refused: {column} is '{ROW[column]}' in .* and 'letter' in"
+    ) as caught:
+        compare([first, second])
+    assert caught.value.exit_code == 1
+
+
+def test_runs_over_other_questions_are_refused(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [1.0, 0.0])
+    longer = write_run(tmp_path / "longer", [1.0, 0.0, 1.0, 1.0])
+    for pair in ([first, longer], [longer, first]):
+        with pytest.raises(RunFailed, match=r"2 questions differ between .* for instance q2\."):
+            compare(pair)
+
+
+@pytest.mark.parametrize("keys", [{"question": "Who?"}, {"options": ["two", "one"]}, {"truth": 1}])
+def test_one_id_for_two_questions_is_refused(tmp_path: Path, keys: dict[str, Any]) -> None:
+    first = write_run(tmp_path / "first", [1.0, 0.0])
+    second = write_run(tmp_path / "second", [1.0, 0.0])
+    rewrite(second, 1, **keys)
+    with pytest.raises(RunFailed, match=r"1 questions differ .* for instance q1"):
+        compare([first, second])
+
+
+def test_nothing_answered_in_both_is_refused(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [1.0, None])
+    second = write_run(tmp_path / "second", [None, 1.0])
+    with pytest.raises(RunFailed, match="no question was answered in both"):
+        compare([first, second])
+
+
+def test_wrong_folders_and_files_name_themselves(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [1.0, 0.0])
+    second = write_run(tmp_path / "second", [1.0, 0.0])
+    with pytest.raises(ConfigError, match="1 run folders given"):
+        compare([first])
+    with pytest.raises(ConfigError, match=r"nowhere has no summary\.csv"):
+        compare([first, tmp_path / "nowhere"])
+    lines = (second / "samples.jsonl").read_text()
+    (second / "samples.jsonl").write_text("{oops\n" + lines)
+    with pytest.raises(DataError, match=r"samples\.jsonl, line 1"):
+        compare([first, second])
+    (second / "samples.jsonl").write_text(lines.replace('"truth"', '"answer"'))
+    with pytest.raises(DataError, match="question q0 has no `truth`"):
+        compare([first, second])
+    (second / "samples.jsonl").write_text("")
+    with pytest.raises(DataError, match="holds no records"):
+        compare([first, second])
+    (second / "samples.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"second has no samples\.jsonl"):
+        compare([first, second])
+
+
+def test_the_table_says_it_all_in_80_columns(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [0.0] * 8 + [1.0, 1.0, 0.0, 1.0])
+    second = write_run(
+        tmp_path / "second", [1.0] * 8 + [0.0, 1.0, 0.0, None], 250, selector="semclip", run_id="bbbbbbbbbb"
+    )
+    third = write_run(tmp_path / "third", [0.0] * 12, 50, selector="[random]", run_id="cccccccccc")
+    text = printed(first, second, third, width=80)
+    pair = compare([first, second]).pairs[0]
+    assert pair.difference is not None
+    assert "reference: no_crop\n" in text
+    for cell in (
+        "18.2",
+        "81.8",
+        f"+63.6 [{100 * pair.difference.low:+.1f}, {100 * pair.difference.high:+.1f}]",
+        "1/8",
+        "0.039",
+        "×2.50",
+        "×0.50",
+        "[random]",
+    ):
+        assert cell in text
+    joined = " ".join(text.split())
+    assert "semclip: 1 questions left out of both" in joined
+    assert "worse than the reference on: q8" in joined
+    assert "better than the reference on: q0, q1, q2, q3, q4 and 3 more" in joined
+    assert "…" not in text
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [1.0, 0.0])
+    again = write_run(tmp_path / "again", [1.0, 1.0], run_id="bbbbbbbbbb")
+    other = write_run(tmp_path / "other", [1.0, 1.0], run_id="cccccccccc", model="llava15_7b")
+    assert "no_crop aaaaaaaaaa" in printed(first, again)
+    assert "no_crop bbbbbbbbbb" in printed(first, again)
+    assert "reference: llava15_7b no_crop\n" in printed(other, first)
+
+
+def test_unmeasured_tokens_are_blank(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", [1.0, 0.0])
+    second = write_run(tmp_path / "second", [1.0, 1.0])
+    for number in range(2):
+        rewrite(second, number, visual_tokens=None)
+    assert compare([first, second]).pairs[0].visual_tokens_ratio is None
+    assert "×" not in printed(first, second)
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_run(tmp_path / "first", [1.0, 0.0])
+    second = write_run(tmp_path / "second", [1.0, 1.0])
+    assert run_compare([str(first), str(second)]) == 0
+    assert "+50.0" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="0 run folders given"):
+        run_compare([])
