@@ -1,0 +1,1 @@
+"""Vision-language models: one file per family, behind the three stages of `base.VLM`."""

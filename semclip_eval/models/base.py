@@ -1,0 +1,72 @@
+"""What every vision-language model offers: prepare on the CPU, then three stages that measurement can wrap."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from semclip_eval.types import Answer, Request
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One question, ready for the device. Made on the CPU; holds nothing of the model, so a worker thread may make it.
+
+    `pixel_values` is a float32 torch tensor (views, 3, height, width). `input_ids` holds one id per visual token
+    (placeholders expanded); `continuation_ids` those of each option, the end token included, empty where the answer
+    is generated. `visual_tokens` are counted in `input_ids`, `text_tokens` are the rest of it.
+    """
+
+    pixel_values: Any
+    input_ids: tuple[int, ...]
+    continuation_ids: tuple[tuple[int, ...], ...]
+    max_new_tokens: int
+    visual_tokens: int
+    text_tokens: int
+
+
+class VLM(ABC):
+    """A vision-language model. `encode`, `prefill` and `decode` contain no timing code: wrap them from outside.
+
+    A batch may mix numbers of views, text lengths, and generated with scored answers; an answer does not depend on
+    what else is in its batch (option losses agree within 1e-4 in float32). `attention` names the kernel, `dtype` is
+    'float32' | 'bfloat16' | 'float16', `context_length` is in tokens.
+    """
+
+    name: str
+    revision: str
+    device: str
+    dtype: str
+    attention: str
+    context_length: int
+
+    @abstractmethod
+    def prepare(self, request: Request) -> Prepared:
+        """Preprocess the views and tokenise the prompt; safe in a worker thread.
+
+        Raises QuestionError where views + text + answer exceed the context, with the arithmetic.
+        """
+
+    @abstractmethod
+    def encode(self, batch: Sequence[Prepared]) -> Any:
+        """The 'vision' stage: features of all views of the batch."""
+
+    @abstractmethod
+    def prefill(self, batch: Sequence[Prepared], features: Any) -> Any:
+        """The 'prefill' stage: one forward over the prompts. Returns the state that `decode` uses up."""
+
+    @abstractmethod
+    def decode(self, batch: Sequence[Prepared], state: Any, ignore_end_token: bool = False) -> list[Answer]:
+        """The 'decode' stage: greedy tokens, or the options' losses over the shared cache; in the batch's order.
+
+        `state` serves one call, which grows its cache in place. With `ignore_end_token`, generation always makes
+        `max_new_tokens` tokens (latency mode).
+        """
+
+    def answer(self, batch: Sequence[Prepared]) -> list[Answer]:
+        """The three stages in order."""
+        features = self.encode(batch)
+        return self.decode(batch, self.prefill(batch, features))

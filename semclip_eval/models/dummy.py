@@ -1,0 +1,91 @@
+"""The real architecture with random weights (`model.load_format=dummy`): for latency and memory without a download."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from semclip_eval.errors import ConfigError, ModelError
+
+SEED = 0
+# Words that the synthetic tokenizer gives ids of their own, besides the prompt's; anything else costs an id per byte.
+COMMON_WORDS = (
+    "What is the color of the object? Is there a person in the image? Are there any cars? Where are they, on the left "
+    "or on the right side? How many people can you see? Which one does he have in his hand, or what was it made from? "
+    "Answer the question using a single word or phrase. Answer with the option's letter from the given choices "
+    "directly. Yes No A. B. C. D. red blue green yellow white black brown orange small large woman man dog table"
+)
+
+
+def read_architecture(name: str) -> Any:
+    """The LlavaConfig that is shipped for a model's name. Raises ConfigError for a name without one."""
+    from transformers import LlavaConfig
+
+    folder = resources.files("semclip_eval.models") / "architectures"
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        names = ", ".join(sorted(entry.name.removesuffix(".json") for entry in folder.iterdir()))
+        raise ConfigError(
+            f"model.load_format=dummy: no architecture is shipped for model={name} (there are: {names}); "
+            "set model.path to a folder with its config.json"
+        )
+    return LlavaConfig(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def build_tokenizer(config: Any, prompt: str) -> Any:
+    """A byte-level BPE tokenizer whose special ids are the config's, made on the spot from the prompt's own words.
+
+    Texts come out about as long as with the real tokenizer, which is what prefill time depends on.
+    Raises ModelError where the vocabulary has no room for the 256 bytes below the image token's id.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    image_id = config.image_token_index
+    if image_id < 256 + len(specials):
+        raise ModelError(f"image_token_index {image_id} leaves no room for a byte-level vocabulary; need at least 259")
+    draft = Tokenizer(models.BPE())
+    draft.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=image_id,
+        special_tokens=list(specials),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    draft.train_from_iterator([prompt, COMMON_WORDS], trainer)
+    learned = json.loads(draft.to_str())["model"]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab={**learned["vocab"], "<image>": image_id}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (*specials, "<image>")])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
+    )
+
+
+def build_image_processor(config: Any) -> Any:
+    """CLIP's preprocessing at the tower's image size, on the PIL backend."""
+    import transformers
+
+    # transformers 5 names the PIL class apart; in 4 CLIPImageProcessor is it.
+    processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+    side = config.vision_config.image_size
+    return processor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def build_model(config: Any, dtype: str, attention: str, device: str) -> Any:
+    """The config's model with seeded random weights, made in `dtype` on `device` without a detour."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices), torch.device(device):
+        torch.manual_seed(SEED)
+        model = AutoModelForImageTextToText.from_config(
+            config, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    return model.eval()

@@ -1,0 +1,55 @@
+"""Does a model fit? Asked before anything is built or read: the answer is a sentence, not a killed process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from semclip_eval.errors import ModelError
+
+BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2, "float16": 2}
+GIB = 2**30
+# Activations, cache and buffers besides the weights. A rough floor: a large batch needs more.
+WORKING_SHARE = 1.10
+
+
+def count_parameters(config: Any) -> int:
+    """Parameters of the model that a transformers config describes; tied weights count once. Allocates nothing."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def memory_needed(config: Any, dtype: str) -> int:
+    """Bytes of the weights of a transformers config in `dtype` ('float32', 'bfloat16' or 'float16')."""
+    return count_parameters(config) * BYTES_PER_PARAMETER[dtype]
+
+
+def memory_available(device: str) -> int:
+    """Bytes that can still be allocated on `device` ('cpu', 'cuda' or 'cuda:N')."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def require_memory(name: str, config: Any, dtype: str, device: str) -> None:
+    """Raise ModelError with the sizes and a remedy where the model's weights and a tenth more do not fit."""
+    needed, available = memory_needed(config, dtype), memory_available(device)
+    if needed * WORKING_SHARE <= available:
+        return
+    remedies = []
+    half = needed * 2 // BYTES_PER_PARAMETER[dtype]
+    if half < needed:
+        remedies.append(f"run.dtype=bfloat16 ({half / GIB:.1f} GiB)")
+    remedies.append("a GPU with more memory" if device.startswith("cuda") else "a GPU")
+    remedies.append("a smaller model")
+    raise ModelError(
+        f"{name} in {dtype} needs {needed / GIB:.1f} GiB and about a tenth more to work with, "
+        f"{available / GIB:.1f} GiB are free on {device}; try {' or '.join(remedies)}"
+    )

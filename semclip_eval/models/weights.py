@@ -1,0 +1,252 @@
+"""Finding and reading a checkpoint in the published transformers layout: JSON, tokenizer and safetensors files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from semclip_eval.errors import ConfigError, ModelError
+
+# Never .bin or .py: weights only as safetensors, no code from a checkpoint.
+WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+MINIATURE = "mini://vlm"
+MIB = 2**20
+COMMIT = re.compile("[0-9a-f]{40}")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model's files come from; `fetch` gives the folder, downloading what is not there yet."""
+
+    name: str
+    hub_id: str | None
+    path: str | None
+    revision: str | None
+
+    def __post_init__(self) -> None:
+        if not self.path and not self.hub_id:
+            raise ConfigError(f"model={self.name}: neither model.path nor model.hub_id is set; set one of them")
+        if self.folder is not None and not self.folder.is_dir():
+            raise ModelError(
+                f"model.path={self.path}: no such folder; give a folder in the layout of a transformers checkpoint"
+            )
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder; None for a checkpoint of the hub."""
+        if not self.path:
+            return None
+        if self.path == MINIATURE:
+            from semclip_eval.mini import weights_folder
+
+            try:
+                return weights_folder("vlm")
+            except FileNotFoundError as error:
+                raise ModelError(str(error)) from error
+        return Path(self.path).expanduser()
+
+    def fetch(self, only_config: bool = False) -> Path:
+        """The folder with everything that is needed, or at least its config.json.
+
+        A local folder never touches the hub, nor does a pinned commit that is whole in the hub's cache. Raises
+        ModelError where the hub has to be asked and cannot be.
+        """
+        if self.folder is not None:
+            return self.folder
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+        cached = self._cached(only_config)
+        if cached is not None and COMMIT.fullmatch(self.revision or ""):
+            return cached
+        try:
+            # One short question before the real one, which would retry for half a minute where there is no network.
+            get_session().head(_hub_address(), timeout=10)
+            patterns = ["config.json"] if only_config else WANTED_FILES
+            return Path(snapshot_download(str(self.hub_id), revision=self.revision, allow_patterns=patterns))
+        # No connection, proxy, disk; not found, gated, offline; a malformed id: three libraries' unrelated types.
+        except Exception as error:
+            if cached is not None:
+                return cached
+            raise ModelError(
+                f"{self.name}: {self.hub_id} at revision {self.revision or 'main'} is not cached and could not be "
+                f"fetched from the hub ({type(error).__name__}: {first_line(error)}); "
+                "give a local copy with model.path=FOLDER, or use profile=mini"
+            ) from error
+
+    def _cached(self, only_config: bool) -> Path | None:
+        """The revision's folder in the hub's cache; None where it is not there or a download broke off."""
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(str(self.hub_id), revision=self.revision, local_files_only=True))
+        except (OSError, ValueError):
+            return None
+        return folder if missing_file(folder, only_config) is None else None
+
+    def resolved_revision(self, folder: Path) -> str:
+        """A digest of a local folder; for the hub the commit, which is the snapshot folder's name."""
+        return folder.name if self.folder is None else folder_digest(folder)
+
+
+def _hub_address() -> str:
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
+
+
+def folder_digest(folder: Path) -> str:
+    """'local:' + 12 hex digits over each file's relative name, size and the SHA-256 of its first and last MiB.
+
+    Both ends and the size tell checkpoints apart in milliseconds; a whole hash of 28 GB would take a minute.
+    """
+    digest = hashlib.sha256()
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    for file in sorted(files, key=lambda file: file.relative_to(folder).as_posix()):
+        name = file.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            ends = hashlib.sha256(stream.read(MIB))
+            stream.seek(max(0, size - MIB))
+            ends.update(stream.read(MIB))
+        digest.update(f"{name.as_posix()}\0{size}\0{ends.hexdigest()}\n".encode())
+    return f"local:{digest.hexdigest()[:12]}"
+
+
+def read_config(folder: Path) -> Any:
+    """The folder's LlavaConfig. Raises ModelError where it is missing, unreadable or of another architecture."""
+    from transformers import AutoConfig
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{file}: missing; the folder must hold a transformers LLaVA checkpoint")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise unreadable(file, error) from error
+    if config.model_type != "llava":
+        raise ModelError(f"{file}: model_type is '{config.model_type}', this adapter reads 'llava' (LLaVA-1.5 family)")
+    return config
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The folder's fast tokenizer. Raises ModelError naming the file that is missing or unreadable."""
+    from transformers import AutoTokenizer
+
+    files = [folder / name for name in TOKENIZER_FILES]
+    present = [file for file in files if file.is_file()]
+    if not present:
+        raise ModelError(f"{files[0]}: missing (so is tokenizer.model); copy the checkpoint's tokenizer files there")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise unreadable(present[0], error) from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{folder}: has no fast tokenizer; add the checkpoint's tokenizer.json")
+    return tokenizer
+
+
+def read_image_processor(folder: Path) -> Any:
+    """The folder's image processor on the PIL backend. Raises ModelError naming what is missing or unreadable.
+
+    LLaVA-1.5 was trained and published with PIL's bicubic filter; torchvision's differs by a grey level here and there.
+    """
+    import transformers
+    from transformers import AutoImageProcessor
+
+    files = [folder / name for name in PROCESSOR_FILES]
+    present = [file for file in files if file.is_file()]
+    if not present:
+        raise ModelError(f"{files[0]}: missing; copy the checkpoint's image processor configuration there")
+    # transformers 5 deprecates use_fast in favour of backend, which 4 does not know.
+    pil = {"use_fast": False} if transformers.__version__.startswith("4.") else {"backend": "pil"}
+    try:
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **pil)
+    except Exception as error:
+        raise unreadable(present[0], error) from error
+
+
+def read_model(folder: Path, dtype: str, attention: str, device: str) -> Any:
+    """The folder's model, every layer of it from the files, on `device`.
+
+    Raises ModelError where a weight file is missing or damaged, or the files leave a layer without weights (which
+    transformers would fill at random, with a warning).
+    """
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    check_weight_files(folder)
+    # Straight to the GPU, shard by shard: going through the CPU would need the whole model's size there as well.
+    placement = {} if device == "cpu" else {"device_map": {"": device}}
+    try:
+        model, report = LlavaForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **placement,
+        )
+    except Exception as error:
+        raise unreadable(folder, error) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{folder}: the weight files lack {len(missing)} of the model's tensors, the first is {missing[0]}; "
+            "the copy is incomplete or belongs to another config.json"
+        )
+    return model.eval()
+
+
+def missing_file(folder: Path, only_config: bool = False) -> Path | None:
+    """The first file that a whole checkpoint would have and this folder has not; None where nothing is missing."""
+    if not (folder / "config.json").is_file():
+        return folder / "config.json"
+    for names in () if only_config else (TOKENIZER_FILES, PROCESSOR_FILES):
+        if not any((folder / name).is_file() for name in names):
+            return folder / names[0]
+    files = [] if only_config else weight_files(folder)
+    return next((file for file in files if not file.is_file()), None)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that the folder should hold, by its index if it has one."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise unreadable(index, error) from error
+
+
+def check_weight_files(folder: Path) -> None:
+    """Raise ModelError naming the first weight file that is missing or cut short. Reads headers, not tensors."""
+    from safetensors import safe_open
+
+    for file in weight_files(folder):
+        if not file.is_file():
+            raise ModelError(f"{file}: missing; weights are read as safetensors only, copy the file there")
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        except Exception as error:  # safetensors raises its own type and plain OSError
+            raise unreadable(file, error) from error
+
+
+def unreadable(place: Path, error: Exception) -> ModelError:
+    """A ModelError of one line for a file or folder that another library could not read."""
+    return ModelError(f"{place}: cannot be read ({type(error).__name__}: {first_line(error)}); copy it again")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, cut at 200 characters."""
+    return (str(error).strip().splitlines() or ["no message"])[0][:200]

@@ -1,0 +1,281 @@
+"""Where the LLaVA adapter's weights come from, and what it says when they cannot be had."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+from semclip_eval.errors import ConfigError, ModelError, QuestionError
+from semclip_eval.models import dummy, memory, weights
+from semclip_eval.models.llava import Llava15
+from semclip_eval.types import Prompt, Request
+from tests.llava_small import noise_image, save_qwen_style
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "model"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    return save_qwen_style(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def folder(published, tmp_path):
+    return Path(shutil.copytree(published, tmp_path / "copy"))
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """An empty cache and a hub client that refuses to go out."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def load(path, **settings):
+    return Llava15(**{"name": "small", "hub_id": None, "path": path and str(path)} | settings)
+
+
+def ask(vlm):
+    return vlm.prepare(Request((noise_image(1),), Prompt("Is it red?", continuations=("yes", "no"))))
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_local_folder_never_needs_the_hub(folder):
+    vlm = load(folder, hub_id="nobody/nothing", revision="0" * 40)
+    assert len(vlm.answer([ask(vlm)])[0].option_losses) == 2
+    assert vlm.revision == weights.folder_digest(folder)
+    assert not vlm.model.training
+    assert vlm.model.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_unreachable_hub_says_what_where_and_what_to_do():
+    with pytest.raises(ModelError) as caught:
+        Llava15(name="llava15_7b", hub_id="llava-hf/llava-1.5-7b-hf", revision="a" * 40)
+    message = str(caught.value)
+    assert "llava-hf/llava-1.5-7b-hf at revision " + "a" * 40 in message
+    assert "model.path=FOLDER" in message
+    assert "profile=mini" in message
+    assert "\n" not in message
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_cached_snapshot_is_used_without_the_hub(published, tmp_path):
+    revision = "b" * 40
+    snapshot = tmp_path / "hub" / "models--lab--small" / "snapshots" / revision
+    shutil.copytree(published, snapshot)
+    vlm = Llava15(name="small", hub_id="lab/small", revision=revision)
+    assert vlm.revision == revision
+    assert len(vlm.answer([ask(vlm)])[0].option_losses) == 2
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_snapshot_that_broke_off_is_not_taken_for_whole(published, tmp_path):
+    snapshot = tmp_path / "hub" / "models--lab--small" / "snapshots" / ("c" * 40)
+    shutil.copytree(published, snapshot)
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"lab/small at revision c+ is not cached and could not be fetched"):
+        Llava15(name="small", hub_id="lab/small", revision="c" * 40)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_branch_is_recorded_as_the_commit_it_stood_for(published, tmp_path):
+    repository = tmp_path / "hub" / "models--lab--small"
+    shutil.copytree(published, repository / "snapshots" / ("d" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("d" * 40)
+    assert Llava15(name="small", hub_id="lab/small", revision="main").revision == "d" * 40
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_close_to_float32(published, dtype):
+    exact, half = load(published), load(published, dtype=dtype)
+    assert half.model.dtype == getattr(torch, dtype)
+    expected = exact.answer([ask(exact)])[0].option_losses
+    assert half.answer([ask(half)])[0].option_losses == pytest.approx(expected, rel=0.05)
+
+
+def test_digest_changes_with_content_name_and_nothing_else(folder, published):
+    before = weights.folder_digest(folder)
+    assert before == weights.folder_digest(published)
+    assert before.startswith("local:")
+    assert len(before) == 18
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "lock").write_text("x")
+    assert weights.folder_digest(folder) == before
+    note = folder / "note.txt"
+    note.write_text("a")
+    one = weights.folder_digest(folder)
+    note.write_text("b")
+    two = weights.folder_digest(folder)
+    note.rename(folder / "other.txt")
+    assert len({before, one, two, weights.folder_digest(folder)}) == 4
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+def test_missing_and_damaged_files_are_named(folder, name, damage):
+    file = folder / name
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ModelError) as caught:
+        load(folder)
+    assert name in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_shard_is_named(folder):
+    index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"model-00002-of-00002.safetensors: missing"):
+        load(folder)
+
+
+def test_a_checkpoint_without_a_layer_is_an_error(folder):
+    tensors = load_file(folder / "model.safetensors")
+    gone = next(name for name in tensors if "projector" in name)
+    del tensors[gone]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 1 of the model's tensors, the first is .*projector"):
+        load(folder)
+
+
+def test_weights_of_another_shape_are_an_error(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 8
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"cannot be read"):
+        load(folder)
+
+
+def test_another_architecture_is_refused(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(ModelError, match=r"model_type is 'llama'"):
+        load(folder)
+
+
+def test_a_processor_that_does_not_fit_the_tower_is_refused(folder):
+    file = folder / "preprocessor_config.json"
+    file.write_text(file.read_text().replace("28", "42"))
+    with pytest.raises(ModelError, match=r"makes 42x42 pixels, the vision tower takes 28x28"):
+        load(folder)
+
+
+def test_a_tower_that_returns_another_number_of_features_is_an_error(published, monkeypatch):
+    vlm = load(published)
+    prepared = ask(vlm)
+    monkeypatch.setattr(vlm, "tokens_per_view", 16)
+    with pytest.raises(ModelError, match=r"returned 17 features per view, config.json announces 16"):
+        vlm.encode([prepared])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"path": "no/such/folder"}, "model.path=no/such/folder"),
+        ({"path": None}, "neither model.path nor model.hub_id"),
+        ({"load_format": "gguf"}, "model.load_format=gguf.*auto, dummy"),
+        ({"attn": "fast"}, "model.attn=fast.*sdpa"),
+        ({"attn": "flash_attention_2"}, "needs run.dtype=bfloat16"),
+        ({"conversation": "llama_3"}, "model.conversation=llama_3.*vicuna_v1"),
+        ({"dtype": "int8"}, "run.dtype=int8.*bfloat16"),
+        ({"device": "tpu"}, "run.device=tpu"),
+    ],
+)
+def test_wrong_values_are_named_as_they_are_typed(published, settings, message):
+    with pytest.raises((ConfigError, ModelError), match=message):
+        load(**{"path": published} | settings)
+
+
+def test_dummy_runs_the_shape_of_a_folders_config(published, tmp_path):
+    shutil.copy(published / "config.json", tmp_path)
+    first, second = (load(tmp_path, load_format="dummy", dtype="bfloat16") for _ in range(2))
+    assert first.revision == "dummy:seed0"
+    assert first.model.dtype == torch.bfloat16
+    prepared = first.prepare(Request((noise_image(1),) * 2, Prompt("Is it red?", max_new_tokens=5)))
+    assert prepared.visual_tokens == 34
+    assert prepared.input_ids[0] == 1
+    answers = [vlm.decode([prepared], vlm.prefill([prepared], vlm.encode([prepared])), True) for vlm in (first, second)]
+    assert answers[0] == answers[1]
+    assert answers[0][0].new_tokens == 5
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+
+
+def test_dummy_does_not_touch_the_random_state(published, tmp_path):
+    shutil.copy(published / "config.json", tmp_path)
+    before = torch.random.get_rng_state()
+    load(tmp_path, load_format="dummy")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(("name", "billions"), [("llava15_7b", 7.063), ("llava15_13b", 13.351)])
+def test_shipped_architectures_have_the_published_size(name, billions):
+    """Expected: counted by hand from the layer shapes of Llama, CLIP ViT-L/14 and the two-layer projector."""
+    config = dummy.read_architecture(name)
+    text, vision = config.text_config, config.vision_config
+    width, layers, mlp, vocabulary = text.hidden_size, text.num_hidden_layers, text.intermediate_size, text.vocab_size
+    language = 2 * vocabulary * width + layers * (4 * width**2 + 3 * width * mlp + 2 * width) + width
+    block = 4 * (1024**2 + 1024) + 2 * 1024 * 4096 + 4096 + 1024 + 4 * 1024
+    tower = 1024 + 3 * 14**2 * 1024 + 577 * 1024 + 24 * block + 4 * 1024
+    projector = 1024 * width + width + width**2 + width
+    assert vision.image_size == 336
+    assert memory.memory_needed(config, "float32") == 4 * (language + tower + projector)
+    assert (language + tower + projector) / 1e9 == pytest.approx(billions, abs=5e-4)
+
+
+def test_dummy_tokenizer_fits_the_true_vocabulary():
+    config = SimpleNamespace(image_token_index=32000)
+    tokenizer = dummy.build_tokenizer(config, "A chat USER: ASSISTANT:")
+    assert tokenizer.convert_tokens_to_ids(["<s>", "</s>", "<image>"]) == [1, 2, 32000]
+    text = "What is the colour of the naïve 星?"
+    ids = tokenizer(text).input_ids
+    assert ids[0] == 1
+    assert max(ids) < 32000
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_built(monkeypatch):
+    monkeypatch.setattr(memory, "memory_available", lambda device: int(23.1 * memory.GIB))
+    monkeypatch.setattr(dummy, "build_model", lambda *settings: pytest.fail("was built"))
+    message = r"llava15_7b in float32 needs 26.3 GiB .*, 23.1 GiB are free on cpu; try .*bfloat16 \(13.2 GiB\) or a GPU"
+    with pytest.raises(ModelError, match=message):
+        Llava15(name="llava15_7b", hub_id=None, load_format="dummy")
+
+
+def test_memory_check_leaves_a_tenth_free(published, monkeypatch):
+    config = weights.read_config(published)
+    needed = memory.memory_needed(config, "float32")
+    assert needed == 2 * memory.memory_needed(config, "float16")
+    monkeypatch.setattr(memory, "memory_available", lambda device: needed * 111 // 100)
+    memory.require_memory("small", config, "float32", "cpu")
+    monkeypatch.setattr(memory, "memory_available", lambda device: needed * 109 // 100)
+    with pytest.raises(ModelError, match=r"small in float32"):
+        memory.require_memory("small", config, "float32", "cpu")
+
+
+@pytest.mark.parametrize("name", ["mini_llava", "llava15_7b", "llava15_13b"])
+def test_configs_are_the_constructors_keywords(name):
+    import inspect
+
+    keys = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+    assert keys.pop("_target_") == "semclip_eval.models.llava.Llava15"
+    assert len(keys.pop("description")) > 20
+    assert keys["name"] == name
+    assert set(keys) == set(inspect.signature(Llava15).parameters) - {"device", "dtype"}
+    assert keys["hub_id"] is None or len(keys["revision"]) == 40
+
+
+def test_generation_of_no_token_is_refused(published):
+    vlm = load(published)
+    with pytest.raises(QuestionError, match=r"max_new_tokens=0"):
+        vlm.prepare(Request((noise_image(1),), Prompt("Is it red?", max_new_tokens=0)))
