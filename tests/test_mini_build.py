@@ -34,7 +34,9 @@ def test_layout(vstar: Path) -> None:
         shown = dict(part[1:].split(") ") for part in line["text"].split("\n")[1:-1])
         assert list(shown) == list("ABCD"[: len(record["options"])])
         assert f" {shown[line['label']]}" in record["options"][0]
-        assert len(record["target_object"]) == len(record["bbox"]) == (1 if line["category"] == "direct_attributes" else 2)
+        assert (
+            len(record["target_object"]) == len(record["bbox"]) == (1 if line["category"] == "direct_attributes" else 2)
+        )
 
 
 def test_boxes_are_xywh_of_the_named_things(vstar: Path) -> None:
@@ -49,7 +51,9 @@ def test_pictures_are_the_scenes(vstar: Path) -> None:
     path = sorted(vstar.glob("direct_attributes/*.jpg"))[0]
     with Image.open(path) as image:
         assert image.size == (336, 336)
-        thing = next(t for t in make_scene("test", int(path.stem.removeprefix("sa_")) - 100000).things if t.shape != "ring")
+        thing = next(
+            t for t in make_scene("test", int(path.stem.removeprefix("sa_")) - 100000).things if t.shape != "ring"
+        )
         pixel = image.convert("RGB").getpixel(thing.center)
     assert isinstance(pixel, tuple)
     assert max(abs(a - b) for a, b in zip(pixel, thing.rgb, strict=True)) < 30

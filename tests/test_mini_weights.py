@@ -38,7 +38,7 @@ def test_weights_are_small_and_readable() -> None:
     assert all(os.stat(path).st_mode & 0o444 == 0o444 for path in files)
     for path in files:
         if path.suffix == ".json":
-            assert not str(Path.home()) + "/" in json.dumps(json.loads(path.read_text()))
+            assert str(Path.home()) + "/" not in json.dumps(json.loads(path.read_text()))
 
 
 def test_fixed_prompt_parts_and_world_words_are_single_tokens(processor: Any) -> None:
@@ -64,7 +64,8 @@ def test_prompt_is_a_prefix_of_prompt_and_answer(processor: Any, question: str, 
     start = tokenizer(prompt).input_ids
     whole = tokenizer(f"{prompt} {answer}</s>").input_ids
     assert whole[: len(start)] == start
-    assert start[0] == tokenizer.bos_token_id and start.count(tokenizer.bos_token_id) == 1 + question.count("<s>")
+    assert start[0] == tokenizer.bos_token_id
+    assert start.count(tokenizer.bos_token_id) == 1 + question.count("<s>")
     assert whole[-1] == tokenizer.eos_token_id
 
 
@@ -74,13 +75,13 @@ def test_clip_tokenizer_ends_with_its_highest_id() -> None:
     tokenizer = open_clip.get_tokenizer(f"local-dir:{weights_folder('clip')}")
     ids = tokenizer(["What is the color of the star?", "größe 漢字", "red " * 100])
     highest = len(tokenizer.tokenizer) - 1
-    # open_clip reads a text's feature where the id is highest, which has to be the end token, once and kept by truncation.
+    # open_clip reads a text's feature where the id is highest: the end token, kept by truncation.
     assert tokenizer.tokenizer.eos_token_id == highest
     assert (ids == highest).sum(1).tolist() == [1, 1, 1]
 
 
 def test_vlm_and_clip_answer_together(processor: Any) -> None:
-    """Over a few unseen scenes: CLIP picks a cell, the VLM names the colour. Untrained weights would get a fifth right."""
+    """Over a few unseen scenes: CLIP picks a cell, the VLM names the colour; chance is below a fifth."""
     import open_clip
     import torch
     from transformers import LlavaForConditionalGeneration

@@ -37,7 +37,7 @@ def test_splits_share_no_scene() -> None:
 
 @pytest.mark.parametrize(("split", "index"), [("validation", 0), ("train", -1), ("train", 2**32)])
 def test_unknown_scene_is_refused(split: str, index: int) -> None:
-    with pytest.raises(ValueError, match="split|index"):
+    with pytest.raises(ValueError, match=r"split|index"):
         make_scene(split, index)
 
 
@@ -122,7 +122,9 @@ def test_letters_follow_the_right_option() -> None:
         assert options[LETTERS.index(letter)] == "red"
         letters.append(letter)
     assert all(letters.count(letter) > 60 for letter in LETTERS)
-    assert lettered_text("Which?", ["a", "b"], "(A)").startswith("Which?\n(A) a\n(B) b\nAnswer with the option's letter")
+    assert lettered_text("Which?", ["a", "b"], "(A)").startswith(
+        "Which?\n(A) a\n(B) b\nAnswer with the option's letter"
+    )
 
 
 def test_miniature_imports_nothing_heavy() -> None:

@@ -71,8 +71,15 @@ def _texts(scene: Scene, candidates: list[int], rng: random.Random) -> tuple[str
     draw = rng.random()
     if draw < 0.4:  # shape only
         form = rng.choice(
-            ("What is the color of the {}?", "What is the color of the {}?", "Is there a {} in the image?", "a {}", "{}",
-             "a photo of a {}", "the {}")
+            (
+                "What is the color of the {}?",
+                "What is the color of the {}?",
+                "Is there a {} in the image?",
+                "a {}",
+                "{}",
+                "a photo of a {}",
+                "the {}",
+            )
         )
         return form.format(thing.shape), [(ANY, shape)]
     if draw < 0.55:  # colour only
@@ -100,7 +107,9 @@ def _overlaps(boxes: np.ndarray, crop: Box) -> tuple[np.ndarray, np.ndarray]:
     return patches.sum(1) / ((x[:, 1] - x[:, 0]) * (y[:, 1] - y[:, 0])), patches
 
 
-def make_batch(store: SceneStore, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
+def make_batch(
+    store: SceneStore, rng: np.random.Generator, size: int
+) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
     """Views (n, 84, 84, 3), texts, match targets (text, view) in 0-1, dense labels (n, 49, 2): shape, colour, -1 none.
 
     In a view of the whole scene the shape label is -2 (not asked): shapes there are for a crop to tell.
@@ -161,7 +170,9 @@ def _loss(model: nn.Module, head: DenseHead, batch: tuple, tokenizer: open_clip.
 
 
 @torch.no_grad()
-def _watch(model: nn.Module, head: DenseHead, store: SceneStore, tokenizer: open_clip.tokenizer.HFTokenizer) -> dict[str, float]:
+def _watch(
+    model: nn.Module, head: DenseHead, store: SceneStore, tokenizer: open_clip.tokenizer.HFTokenizer
+) -> dict[str, float]:
     """On dev scenes: dense accuracies, and how often the best 3x3 cell for a colour question holds the target."""
     model.eval()
     rng = np.random.default_rng(5)
@@ -215,13 +226,12 @@ def _train(rank: int, work: Path, seed: int, scenes: int) -> None:
         loss.backward()
         optimizers.step(min(1.0, step / 100, 0.02 + (1 - step / STEPS) / 0.6))
         step += 1
-        if step % 200 == 0 or step == STEPS:
-            if log is not None:
-                seconds = time.perf_counter() - started
-                log.write(step=step, seconds=seconds, loss=loss.item(), **_watch(model, head, dev, tokenizer))
-                state = {"model": model.state_dict(), "head": head.state_dict(), "optimizers": optimizers.state_dict()}
-                torch.save(state | {"step": step, "seconds": seconds}, checkpoint.with_suffix(".partial"))
-                checkpoint.with_suffix(".partial").rename(checkpoint)
+        if log is not None and (step % 200 == 0 or step == STEPS):
+            seconds = time.perf_counter() - started
+            log.write(step=step, seconds=seconds, loss=loss.item(), **_watch(model, head, dev, tokenizer))
+            state = {"model": model.state_dict(), "head": head.state_dict(), "optimizers": optimizers.state_dict()}
+            torch.save(state | {"step": step, "seconds": seconds}, checkpoint.with_suffix(".partial"))
+            checkpoint.with_suffix(".partial").rename(checkpoint)
 
 
 def export_clip(work: Path, folder: Path) -> None:

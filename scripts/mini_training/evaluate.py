@@ -62,7 +62,9 @@ TASKS = {
     "relative_position, letters": Task("side_choice", _letters("(A)"), 0.5),
     "shape existence, yes/no": Task("shape_existence", _short, 0.5),
     "color existence, yes/no": Task("color_existence", _short, 0.5),
-    "color, short answer": Task("color", lambda q, s: (short_text(q.text), [o.split()[-1].rstrip(".") for o in q.options], 0), 0.25),
+    "color, short answer": Task(
+        "color", lambda q, s: (short_text(q.text), [o.split()[-1].rstrip(".") for o in q.options], 0), 0.25
+    ),
     "side, short answer": Task("side_choice", _short, 0.5),
     "color of a shape, A. B. C. D.": Task("color_choice", _letters("A."), 0.25),
     "color in the image, A. B. C. D.": Task("present_color_choice", _letters("A."), 0.25),
@@ -128,7 +130,8 @@ class Judge:
 
 def _questions(kind: str, split: str, count: int) -> list[tuple[Scene, MiniQuestion]]:
     """The first `count` questions, on the same scenes as the built benchmark (attributes even, relations odd)."""
-    found, index = [], 1 if kind in ("relation", "side_choice") else 0
+    found: list[tuple[Scene, MiniQuestion]] = []
+    index = 1 if kind in ("relation", "side_choice") else 0
     while len(found) < count:
         scene = make_scene(split, index)
         question = make_question(kind, scene)
@@ -157,8 +160,9 @@ def _measure(job: tuple[Path, str, str, int, tuple[str, ...]]) -> list[dict[str,
                 truths.append(truth)
             right += sum(int(np.argmin(row)) == truth for row, truth in zip(judge.losses(items), truths, strict=True))
         seconds = time.perf_counter() - started
-        rows.append({"task": task_name, "selector": selector, "split": split, "n": len(pairs), "right": right,
-                     "accuracy": round(right / len(pairs), 4), "ms_per_question": round(1000 * seconds / len(pairs), 1)})  # fmt: skip
+        row = {"task": task_name, "selector": selector, "split": split, "n": len(pairs), "right": right}
+        measured = {"accuracy": right / len(pairs), "ms_per_question": round(1000 * seconds / len(pairs), 1)}
+        rows.append(row | measured)
         print(json.dumps(rows[-1]), flush=True)
     return rows
 

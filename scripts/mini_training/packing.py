@@ -50,7 +50,7 @@ class Encoder:
 
 @dataclass
 class Packed:
-    """One sequence: a prefix and branches. `weights` is 0 where a token is not predicted; `group` numbers the branches."""
+    """One sequence: a prefix and branches. `targets` are the tokens to predict."""
 
     ids: list[int]
     positions: list[int]
@@ -74,8 +74,10 @@ def pack(prefix: tuple[int, ...], branches: list[tuple[list[int], list[float]]],
     return packed
 
 
-def token_losses(model: nn.Module, batch: list[Packed], image_token: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Cross-entropy (n,) of every predicted token, whether the argmax is right (n,), and (sample, weight, branch) rows."""
+def token_losses(
+    model: nn.Module, batch: list[Packed], image_token: int
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Cross-entropy (n,) and rightness (n,) of every predicted token, and its (sample, weight, branch) as rows."""
     length = max(len(packed.ids) for packed in batch)
     ids = torch.zeros(len(batch), length, dtype=torch.long)
     positions = torch.zeros_like(ids)
@@ -96,7 +98,9 @@ def token_losses(model: nn.Module, batch: list[Packed], image_token: int) -> tup
             chosen = torch.cat([hidden[layer][:, 1:] for layer in model.config.vision_feature_layer], dim=-1)
         projected = model.model.multi_modal_projector(chosen).reshape(-1, embeds.shape[-1])
         embeds = embeds.masked_scatter((ids == image_token)[..., None], projected.to(embeds.dtype))
-    states = language(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+    states = language(
+        inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
     places = [(row, *target) for row, packed in enumerate(batch) for target in packed.targets]
     rows, at, before = (torch.tensor([place[i] for place in places]) for i in range(3))
     logits = F.linear(states[rows, before], language.embed_tokens.weight).float()

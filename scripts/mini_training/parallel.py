@@ -16,7 +16,11 @@ WORKERS = 2
 def _worker(rank: int, function: Callable[..., None], rendezvous: str, arguments: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORKERS, timeout=datetime.timedelta(minutes=10)
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=WORKERS,
+        timeout=datetime.timedelta(minutes=10),
     )
     function(rank, *arguments)
     dist.barrier()

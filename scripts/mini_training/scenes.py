@@ -1,4 +1,4 @@
-"""Scene arrays for training: drawn once, kept in a work folder outside the repository, memory-mapped by every process."""
+"""Scene arrays for training: drawn once, kept outside the repository, memory-mapped by every process."""
 
 import multiprocessing
 import pickle

@@ -1,6 +1,6 @@
 """What the mini VLM is taught: questions with answers, from compact lists of labels to the benchmarks' own wordings.
 
-In an answer, *stars* mark the words that a model must look (or compute) to get right; they carry the loss, see `packing`.
+In an answer, *stars* mark the words that take looking or computing; they carry the loss, see `packing`.
 A turn is asked only where its answer can be seen: a shape or a shape's colour needs a crop that shows the object.
 """
 
@@ -122,7 +122,9 @@ def color_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | No
 
 def shape_check(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
     present = [thing.shape for thing in _shuffled(seen, rng, 3)]
-    absent = rng.sample(sorted(set(SHAPES) - {t.shape for t in scene.things}), max(1, min(len(present), 3, 8 - len(scene.things))))
+    absent = rng.sample(
+        sorted(set(SHAPES) - {t.shape for t in scene.things}), max(1, min(len(present), 3, 8 - len(scene.things)))
+    )
     entries = [f"{shape} *yes*" for shape in present] + [f"{shape} *no*" for shape in absent]
     rng.shuffle(entries)
     return ("Which shapes are in the image?", " " + ", ".join(entries) + ".") if present else None

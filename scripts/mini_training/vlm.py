@@ -92,7 +92,12 @@ def tower_weights(clip: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             for piece, value in zip("qkv", clip[f"{source}.attn.in_proj_{part}"].chunk(3), strict=True):
                 out[f"{target}.self_attn.{piece}_proj.{part}"] = value
             out[f"{target}.self_attn.out_proj.{part}"] = clip[f"{source}.attn.out_proj.{part}"]
-            for ours, theirs in (("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")):
+            for ours, theirs in (
+                ("layer_norm1", "ln_1"),
+                ("layer_norm2", "ln_2"),
+                ("mlp.fc1", "mlp.c_fc"),
+                ("mlp.fc2", "mlp.c_proj"),
+            ):
                 out[f"{target}.{ours}.{part}"] = clip[f"{source}.{theirs}.{part}"]
         layer += 1
     return out
@@ -153,7 +158,9 @@ def make_batch(
 
 
 @torch.no_grad()
-def watch(model: nn.Module, store: SceneStore, stage: Stage, encoder: Encoder, rank: int) -> dict[tuple[str, str], float]:
+def watch(
+    model: nn.Module, store: SceneStore, stage: Stage, encoder: Encoder, rank: int
+) -> dict[tuple[str, str], float]:
     """Accuracy on dev scenes of the decisive words, by what is shown and task; the workers share the work."""
     rounds = {OVERVIEW: 3, ONE_CROP: 4, TWO_CROPS: 2, GRID_2: 2, GRID_3: 3, TEXT: 2}
     keys = [(mode, task) for mode in stage.mix for task in stage.tasks(mode)]
@@ -209,7 +216,9 @@ def _train(rank: int, work: Path, seed: int, scenes: int) -> None:
         if stage_step % EVALUATE_EVERY and stage_step < stage.most:
             continue
         scores = watch(model, dev, stage, encoder, rank)
-        met = stage_step >= stage.least and stage.goals and all(scores[key] >= goal for key, goal in stage.goals.items())
+        met = (
+            stage_step >= stage.least and stage.goals and all(scores[key] >= goal for key, goal in stage.goals.items())
+        )
         if log is not None:
             seconds = time.perf_counter() - started
             shown = {f"{mode}/{task}": score for (mode, task), score in scores.items()}
@@ -223,7 +232,7 @@ def _train(rank: int, work: Path, seed: int, scenes: int) -> None:
 
 
 def train_vlm(work: Path, seed: int, scenes: int) -> None:
-    """Train (or go on training) the mini VLM in `work`, on `work/clip_checkpoint.pt`; result `work/vlm_checkpoint.pt`."""
+    """Train (or go on training) the mini VLM on `work/clip_checkpoint.pt`; result `work/vlm_checkpoint.pt`."""
     build_vlm_tokenizer(work / "vlm_tokenizer")
     run_workers(_train, work, work, seed, scenes)
 

@@ -82,7 +82,7 @@ def build_vlm_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def build_clip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Tokenizer of the mini CLIP, saved into `folder`. `</s>` has the highest id: open_clip pools text at the argmax."""
+    """Tokenizer of the mini CLIP, saved into `folder`. `</s>` has the highest id: open_clip pools there."""
     tokenizer = _tokenizer(("<pad>", "<s>"))
     fast = _finish(tokenizer, "<s> $A </s>", CLIP_CONTEXT)
     _save(fast, folder)

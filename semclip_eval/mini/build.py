@@ -51,7 +51,7 @@ def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: st
     `bbox` is [x, y, width, height] in pixels, `options` has the right sentence first. Letters come from the shuffle
     seeded by the question's own number, so a longer build starts with the same questions as a shorter one.
     """
-    lines = []
+    lines: list[str] = []
     for number, (category, kind) in enumerate((("direct_attributes", "color"), ("relative_position", "relation"))):
         (folder / category).mkdir(parents=True)
         for _, (scene, question) in zip(range(questions_per_category), _usable(kind, split, number, 2), strict=False):
@@ -97,7 +97,9 @@ def ensure(benchmark: str, cache_folder: Path | None = None) -> Path:
     if (target / COMPLETE).is_file():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    if target.exists() and not (target / COMPLETE).is_file():  # damaged: its mark is missing, so somebody took files out of it
+    if (
+        target.exists() and not (target / COMPLETE).is_file()
+    ):  # damaged: its mark is missing, so somebody took files out of it
         damaged = tempfile.mkdtemp(prefix=f".{target.name}-damaged-", dir=cache)
         with contextlib.suppress(OSError):  # another process may be quicker
             target.rename(Path(damaged) / target.name)

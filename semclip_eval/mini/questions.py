@@ -49,7 +49,10 @@ def related_pair(scene: Scene, axis: str, rng: random.Random) -> tuple[Thing, Th
     along = 0 if axis == "horizontal" else 1
     things = scene.unique_colored
     pairs = [
-        (a, b) for a in things for b in things if a is not b and abs(a.center[along] - b.center[along]) >= MIN_SEPARATION
+        (a, b)
+        for a in things
+        for b in things
+        if a is not b and abs(a.center[along] - b.center[along]) >= MIN_SEPARATION
     ]
     if not pairs:
         return None
@@ -91,31 +94,35 @@ def shape_existence(scene: Scene, rng: random.Random, present: bool | None = Non
     present = rng.random() < 0.5 if present is None else present
     if present:
         thing = rng.choice(scene.things)
-        return MiniQuestion("shape_existence", f"Is there a {thing.shape} in the image?", ("yes", "no"), "yes", (thing,))
+        return MiniQuestion(
+            "shape_existence", f"Is there a {thing.shape} in the image?", ("yes", "no"), "yes", (thing,)
+        )
     shape = rng.choice(sorted(set(SHAPES) - {thing.shape for thing in scene.things}))
     return MiniQuestion("shape_existence", f"Is there a {shape} in the image?", ("no", "yes"), "no", ())
 
 
 def color_existence(scene: Scene, rng: random.Random, present: bool | None = None) -> MiniQuestion:
-    """"Is there a red object in the image?": the overview is enough for this one."""
+    """ "Is there a red object in the image?": the overview is enough for this one."""
     present = rng.random() < 0.5 if present is None else present
     colors = {thing.color for thing in scene.things}
     color = rng.choice(sorted(colors if present else set(COLORS) - colors))
     article = "an" if color == "orange" else "a"
     targets = tuple(thing for thing in scene.things if thing.color == color)
     options = ("yes", "no") if present else ("no", "yes")
-    return MiniQuestion("color_existence", f"Is there {article} {color} object in the image?", options, options[0], targets)
+    return MiniQuestion(
+        "color_existence", f"Is there {article} {color} object in the image?", options, options[0], targets
+    )
 
 
 def color_choice(scene: Scene, rng: random.Random) -> MiniQuestion:
-    """"What is the color of the star?" with four bare colours, for multiple choice by letter."""
+    """ "What is the color of the star?" with four bare colours, for multiple choice by letter."""
     thing = rng.choice(scene.things)
     colors = tuple(_colors_for(thing, scene, rng))
     return MiniQuestion("color_choice", f"What is the color of the {thing.shape}?", colors, thing.color, (thing,))
 
 
 def present_color_choice(scene: Scene, rng: random.Random) -> MiniQuestion:
-    """"Which color is in the image?" with one colour that is and three (or fewer) that are not: overview is enough."""
+    """ "Which color is in the image?" with one colour that is and three (or fewer) that are not: overview is enough."""
     present = {thing.color for thing in scene.things}
     color = rng.choice(sorted(present))
     absent = sorted(set(COLORS) - present)
@@ -135,7 +142,7 @@ def side_choice(scene: Scene, rng: random.Random, axis: str | None = None) -> Mi
 
 
 def object_count(scene: Scene, rng: random.Random) -> MiniQuestion:
-    """"How many objects are in the image?": five, six or seven, written as a digit."""
+    """ "How many objects are in the image?": five, six or seven, written as a digit."""
     right = str(len(scene.things))
     others = [digit for digit in ("5", "6", "7") if digit != right]
     rng.shuffle(others)

@@ -87,7 +87,20 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         return [(0.0, -0.58), (0.36, 0.0), (0.0, 0.58), (-0.36, 0.0)]
     if shape == "cross":
         a, b = 0.5, 0.16
-        return [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]
+        return [
+            (-b, -a),
+            (b, -a),
+            (b, -b),
+            (a, -b),
+            (a, b),
+            (b, b),
+            (b, a),
+            (-b, a),
+            (-b, b),
+            (-a, b),
+            (-a, -b),
+            (-b, -b),
+        ]
     if shape == "star":
         points = []
         for corner in range(10):
@@ -148,9 +161,9 @@ def _place(rng: np.random.Generator, taken: list[tuple[int, int]]) -> tuple[int,
             y = round(anchor[1] + distance * math.sin(turn))
         else:
             x, y = (int(value) for value in rng.integers(low, high + 1, 2))
-        if low <= x <= high and low <= y <= high:
-            if all((x - a) ** 2 + (y - b) ** 2 >= _MIN_DISTANCE**2 for a, b in taken):
-                return x, y
+        apart = all((x - a) ** 2 + (y - b) ** 2 >= _MIN_DISTANCE**2 for a, b in taken)
+        if apart and low <= x <= high and low <= y <= high:
+            return x, y
 
 
 def make_scene(split: str, index: int) -> Scene:
@@ -168,7 +181,9 @@ def make_scene(split: str, index: int) -> Scene:
         centers.append(center)
         size, angle = int(rng.integers(22, 31)), float(rng.uniform(-14, 14))
         red, green, blue = (int(np.clip(c + rng.integers(-10, 11), 0, 255)) for c in _RGB[color])
-        things.append(Thing(shape, color, (red, green, blue), center, size, angle, _box(_mask(shape, size, angle), center)))
+        things.append(
+            Thing(shape, color, (red, green, blue), center, size, angle, _box(_mask(shape, size, angle), center))
+        )
     return Scene(split, index, tuple(things))
 
 
