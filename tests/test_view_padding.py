@@ -54,7 +54,7 @@ def test_empty_view_is_refused():
         pad_to_square(Image.new("RGB", (0, 5)), (122, 116, 104))
 
 
-@pytest.mark.parametrize("size", [(1, 7), (7, 1), (1, 1), (333, 17), (336, 336), (501, 700), (1, 400)])
+@pytest.mark.parametrize("size", [(1, 7), (7, 1), (1, 1), (3, 3), (333, 17), (336, 336), (501, 700), (1, 400)])
 def test_preprocessing_equals_pil_resize_and_hand_normalisation(size, clip_processor):
     image = random_image(*size)
     side = max(size)
