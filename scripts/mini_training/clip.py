@@ -25,6 +25,7 @@ PATCHES = 7
 BATCH = 40
 STEPS = 2600
 ANY = 8  # row and column of the presence table for "any shape", "any colour"
+Batch = tuple[np.ndarray, list[str], np.ndarray, np.ndarray]
 Mention = tuple[int, int]  # colour number and shape number, either may be ANY
 
 
@@ -55,7 +56,7 @@ def model_config(vocabulary: int) -> dict[str, object]:
     }
 
 
-def build_model(config: dict[str, object]) -> nn.Module:
+def build_model(config: dict[str, object]) -> open_clip.CLIP:
     return open_clip.CLIP(**config)
 
 
@@ -153,7 +154,9 @@ class DenseHead(nn.Module):
         return out[..., 0], out[..., 1:9], out[..., 9:]
 
 
-def _loss(model: nn.Module, head: DenseHead, batch: tuple, tokenizer: open_clip.tokenizer.HFTokenizer) -> torch.Tensor:
+def _loss(
+    model: open_clip.CLIP, head: DenseHead, batch: Batch, tokenizer: open_clip.tokenizer.HFTokenizer
+) -> torch.Tensor:
     views, texts, targets, dense = batch
     pooled, tokens = model.visual(to_pixels(views))
     image = F.normalize(pooled, dim=-1)
@@ -171,7 +174,7 @@ def _loss(model: nn.Module, head: DenseHead, batch: tuple, tokenizer: open_clip.
 
 @torch.no_grad()
 def _watch(
-    model: nn.Module, head: DenseHead, store: SceneStore, tokenizer: open_clip.tokenizer.HFTokenizer
+    model: open_clip.CLIP, head: DenseHead, store: SceneStore, tokenizer: open_clip.tokenizer.HFTokenizer
 ) -> dict[str, float]:
     """On dev scenes: dense accuracies, and how often the best 3x3 cell for a colour question holds the target."""
     model.eval()

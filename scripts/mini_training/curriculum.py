@@ -83,14 +83,14 @@ STAGES = (
     ),
     Stage(
         "crops",
-        {OVERVIEW: 0.2, ONE_CROP: 0.6, TEXT: 0.2},
+        {OVERVIEW: 0.27, ONE_CROP: 0.55, TEXT: 0.18},
         {**_RELATIONS, "grid_list": 0.5, "location": 0.5, "color_existence": 0.7},
         {
             "color_list": 2.0,
             "shape_check": 2.0,
             "color_sentence": 1.5,
             "shape_existence": 1.5,
-            "relation_horizontal": 0.5,
+            "relation_horizontal": 0.8,
             "relation_vertical": 0.5,
         },
         _OPTIONS,

@@ -7,8 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mini_training.clip import PATCHES, to_pixels
 from mini_training.vocabulary import SYSTEM
@@ -75,7 +74,7 @@ def pack(prefix: tuple[int, ...], branches: list[tuple[list[int], list[float]]],
 
 
 def token_losses(
-    model: nn.Module, batch: list[Packed], image_token: int
+    model: LlavaForConditionalGeneration, batch: list[Packed], image_token: int
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
     """Cross-entropy (n,) and rightness (n,) of every predicted token, and its (sample, weight, branch) as rows."""
     length = max(len(packed.ids) for packed in batch)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 WORKERS = 2
 
@@ -32,7 +32,7 @@ def run_workers(function: Callable[..., None], folder: Path, *arguments: object)
     folder.mkdir(parents=True, exist_ok=True)
     rendezvous = folder / f"rendezvous-{os.getpid()}"
     rendezvous.unlink(missing_ok=True)
-    mp.spawn(_worker, args=(function, str(rendezvous), arguments), nprocs=WORKERS)
+    spawn(_worker, args=(function, str(rendezvous), arguments), nprocs=WORKERS)
     rendezvous.unlink(missing_ok=True)
 
 

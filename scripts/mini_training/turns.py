@@ -35,6 +35,15 @@ def _article(color: str) -> str:
     return "an" if color == "orange" else "a"
 
 
+def _hard(rng: random.Random) -> bool:
+    """Half of the relations are between things of the same half of the scene.
+
+    Without them "the first thing is in the left half, so it is left of the other" is right in four of five cases, and
+    one training stayed there for a thousand steps.
+    """
+    return rng.random() < 0.5
+
+
 def grid_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
     things = _shuffled(scene.unique_colored, rng, 4)
     entries = [f"{thing.color} *{_cell(thing)[0]}* *{_cell(thing)[1]}*" for thing in things]
@@ -63,7 +72,7 @@ def location(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None
 
 def _pair_list(axis: str, request: str) -> Maker:
     def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
-        pairs = [q.related_pair(scene, axis, rng) for _ in range(5)]
+        pairs = [q.related_pair(scene, axis, rng, _hard(rng)) for _ in range(5)]
         entries = list(dict.fromkeys(f"{a.color} {b.color} *{side}*" for a, b, side in filter(None, pairs)))
         return (request, " " + ", ".join(entries) + ".") if entries else None
 
@@ -72,7 +81,7 @@ def _pair_list(axis: str, request: str) -> Maker:
 
 def _relation(axis: str) -> Maker:
     def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
-        question = q.relative_position(scene, rng, axis)
+        question = q.relative_position(scene, rng, axis, _hard(rng))
         if question is None:
             return None
         return question.text, " " + question.options[0].replace(f" {question.answer} ", f" *{question.answer}* ", 1)
@@ -82,7 +91,7 @@ def _relation(axis: str) -> Maker:
 
 def _relation_short(axis: str) -> Maker:
     def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
-        question = q.relative_position(scene, rng, axis)
+        question = q.relative_position(scene, rng, axis, _hard(rng))
         return None if question is None else (q.short_text(question.text), f" *{question.answer}*")
 
     return make
@@ -101,7 +110,7 @@ def _letter(question: q.MiniQuestion | None, rng: random.Random, helper: bool = 
 
 def _side_letter(axis: str, helper: bool) -> Maker:
     def make(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
-        return _letter(q.side_choice(scene, rng, axis), rng, helper)
+        return _letter(q.side_choice(scene, rng, axis, _hard(rng)), rng, helper)
 
     return make
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -159,7 +158,7 @@ def make_batch(
 
 @torch.no_grad()
 def watch(
-    model: nn.Module, store: SceneStore, stage: Stage, encoder: Encoder, rank: int
+    model: LlavaForConditionalGeneration, store: SceneStore, stage: Stage, encoder: Encoder, rank: int
 ) -> dict[tuple[str, str], float]:
     """Accuracy on dev scenes of the decisive words, by what is shown and task; the workers share the work."""
     rounds = {OVERVIEW: 3, ONE_CROP: 4, TWO_CROPS: 2, GRID_2: 2, GRID_3: 3, TEXT: 2}

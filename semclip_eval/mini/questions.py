@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from semclip_eval.mini.world import COLORS, SHAPES, Scene, Thing
+from semclip_eval.mini.world import COLORS, SCENE_SIZE, SHAPES, Scene, Thing
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -44,8 +44,14 @@ def color_of_shape(scene: Scene, rng: random.Random) -> MiniQuestion:
     return MiniQuestion("color", f"What is the color of the {thing.shape}?", sentences, thing.color, (thing,))
 
 
-def related_pair(scene: Scene, axis: str, rng: random.Random) -> tuple[Thing, Thing, str] | None:
-    """Two things of unique colours and the side of the first one: left, right, above or below the second."""
+def related_pair(
+    scene: Scene, axis: str, rng: random.Random, same_half: bool = False
+) -> tuple[Thing, Thing, str] | None:
+    """Two things of unique colours and the side of the first one: left, right, above or below the second.
+
+    With `same_half` both lie in the same half of the scene (if such a pair exists), so that the place of the first one
+    alone does not give the answer away.
+    """
     along = 0 if axis == "horizontal" else 1
     things = scene.unique_colored
     pairs = [
@@ -54,6 +60,9 @@ def related_pair(scene: Scene, axis: str, rng: random.Random) -> tuple[Thing, Th
         for b in things
         if a is not b and abs(a.center[along] - b.center[along]) >= MIN_SEPARATION
     ]
+    if same_half:
+        middle = SCENE_SIZE // 2
+        pairs = [(a, b) for a, b in pairs if (a.center[along] < middle) == (b.center[along] < middle)] or pairs
     if not pairs:
         return None
     first, second = rng.choice(pairs)
@@ -72,10 +81,12 @@ def relation_sentence(first: str, second: str, side: str) -> str:
     return f"The {first} is {side} the {second}."
 
 
-def relative_position(scene: Scene, rng: random.Random, axis: str | None = None) -> MiniQuestion | None:
+def relative_position(
+    scene: Scene, rng: random.Random, axis: str | None = None, same_half: bool = False
+) -> MiniQuestion | None:
     """V* relative_position: which side one thing is of another, both named by colour and shape, two sentences."""
     axis = axis or rng.choice(sorted(SIDES))
-    pair = related_pair(scene, axis, rng)
+    pair = related_pair(scene, axis, rng, same_half)
     if pair is None:
         return None
     first, second, side = pair
@@ -131,9 +142,11 @@ def present_color_choice(scene: Scene, rng: random.Random) -> MiniQuestion:
     return MiniQuestion("present_color_choice", "Which color is in the image?", options, color, targets)
 
 
-def side_choice(scene: Scene, rng: random.Random, axis: str | None = None) -> MiniQuestion | None:
+def side_choice(
+    scene: Scene, rng: random.Random, axis: str | None = None, same_half: bool = False
+) -> MiniQuestion | None:
     """The relation with bare sides ("left", "right") as options."""
-    question = relative_position(scene, rng, axis)
+    question = relative_position(scene, rng, axis, same_half)
     if question is None:
         return None
     side = question.answer
