@@ -32,7 +32,7 @@ def complain(text: str) -> None:
 
 def percent(value: float | str | None, digits: int = 1) -> str:
     """A fraction as percent without the sign; `-` where it was not measured."""
-    return "-" if value in (None, "") else f"{100 * float(value):.{digits}f}"  # type: ignore[arg-type]
+    return "-" if value in (None, "") else f"{100 * float(value):.{digits}f}"
 
 
 class Progress:

@@ -61,8 +61,7 @@ class Outcomes:
         from semclip_eval.console import complain
         from semclip_eval.run import execute
 
-        plain = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(plain, dict)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
         if not self.jobs:
             self._announce(plain)
         self.jobs += 1

@@ -1,10 +1,12 @@
-"""Where the configs lie: inside an installed package, or beside it in a source tree."""
+"""Where the package's own files lie: its configs, and the weights that `mini://` stands for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from semclip_eval.errors import ConfigError
+from semclip_eval.errors import ConfigError, ModelError
+
+MINI_VLM = "mini://vlm"
 
 
 def config_folder() -> Path:
@@ -14,3 +16,18 @@ def config_folder() -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     raise ConfigError(f"No configs found in {package} or beside it: the installation is incomplete, install it again.")
+
+
+def model_folder(path: str) -> Path:
+    """The folder that `model.path` names; the marker `mini://vlm` stands for the weights inside the package.
+
+    Raises ModelError where the package lacks them; another folder is not looked at.
+    """
+    if path != MINI_VLM:
+        return Path(path).expanduser()
+    from semclip_eval.mini import weights_folder
+
+    try:
+        return weights_folder("vlm")
+    except FileNotFoundError as error:
+        raise ModelError(str(error)) from error

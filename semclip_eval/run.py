@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def resolved_config(
     config: Mapping[str, Any], run: RunConfig, selector: Selector, benchmark: Benchmark
 ) -> dict[str, Any]:
     """The config with `auto` settled and revisions filled in; sections that the selector does not use become null."""
-    resolved = {"profile": dict(config["profile"]), **{group: dict(config[group]) for group in GROUPS}}
+    resolved: dict[str, Any] = {"profile": dict(config["profile"]), **{group: dict(config[group]) for group in GROUPS}}
     if "psi" not in selector.needs:
         resolved["psi"] = None
     if "candidates" not in selector.needs:
@@ -87,7 +87,7 @@ def resolved_config(
     resolved["benchmark"]["revision"] = benchmark.dataset_revision
     resolved["model"]["revision"] = session.model_revision(config["model"])
     if resolved["psi"]:
-        resolved["psi"]["revision"] = session.psi_revision(config["psi"])
+        resolved["psi"]["revision"] = build("psi", config["psi"], device=run.device, dtype=run.dtype).revision
     resolved["run"] = asdict(run)
     return resolved
 
@@ -128,7 +128,7 @@ def _finished(plan: Plan) -> bool:
 def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
     done = _records_so_far(plan)
     vlm, relevance, crops = _components(config, plan)
-    started = datetime.now(timezone.utc)
+    started = datetime.now(UTC)
     environment = {
         **describe(plan.run.device),
         "model_revision": plan.config["model"]["revision"],
@@ -165,8 +165,8 @@ def _components(config: Mapping[str, Any], plan: Plan) -> tuple[Any, Any, Any]:
     relevance = None
     if plan.config["psi"]:
         psi = dict(config["psi"])
-        if plan.run.mode == "latency":
-            psi["cache_images"] = 0
+        if plan.run.mode == "latency" and "cache_images" in psi:
+            psi["cache_images"] = 0  # a question must not find its crops embedded by an earlier one
         relevance = session.loaded("psi", psi, **context)
         relevance.reset()
         relevance.load()

@@ -50,7 +50,7 @@ def ask(vlm):
 def test_a_local_folder_never_needs_the_hub(folder):
     vlm = load(folder, hub_id="nobody/nothing", revision="0" * 40)
     assert len(vlm.answer([ask(vlm)])[0].option_losses) == 2
-    assert vlm.revision == weights.folder_digest(folder)
+    assert vlm.revision == f"local:{weights.folder_digest(folder)}"
     assert not vlm.model.training
     assert vlm.model.dtype == torch.float32
 
@@ -105,8 +105,7 @@ def test_half_precision_is_close_to_float32(published, dtype):
 def test_digest_changes_with_content_name_and_nothing_else(folder, published):
     before = weights.folder_digest(folder)
     assert before == weights.folder_digest(published)
-    assert before.startswith("local:")
-    assert len(before) == 18
+    assert len(before) == 12
     (folder / ".cache").mkdir()
     (folder / ".cache" / "lock").write_text("x")
     assert weights.folder_digest(folder) == before

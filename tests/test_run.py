@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -262,15 +261,27 @@ def test_an_output_folder_that_cannot_be_written(tmp_path):
         execute(config(tmp_path / "file"))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
-    plan = make_plan(config(tmp_path))
-    plan.folder.mkdir(parents=True)
-    (plan.folder / "samples.jsonl").symlink_to("/dev/full")
-    with pytest.raises(ConfigError, match="No space left on device"):
-        execute(config(tmp_path))
-    (plan.folder / "samples.jsonl").unlink()
-    assert len(lines(execute(config(tmp_path)))) == 10
+def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(tmp_path):
+    """A real process that may write files of a few kilobytes only: the write in the middle of a record fails."""
+    whole = (execute(config(tmp_path / "whole")) / "samples.jsonl").read_bytes()
+    small = config(tmp_path / "small")
+    program = (
+        f"import resource, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(whole) // 2}, {len(whole)}))\n"
+        "from unittest.mock import patch\n"
+        "from semclip_eval import cli, launch, run\n"
+        f"with patch.object(launch, 'launch', lambda arguments: run.execute({small!r})): sys.exit(cli.main(['x=y']))"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    assert "samples.jsonl: cannot be written (File too large)" in process.stderr
+    samples = make_plan(small).folder / "samples.jsonl"
+    kept = samples.read_bytes()
+    assert kept.count(b"\n") >= 3
+    assert whole.startswith(kept[: kept.rfind(b"\n") + 1])
+    execute(small)
+    assert samples.read_bytes() == whole
 
 
 def test_latency_mode_times_every_stage_and_batches_nothing(tmp_path):

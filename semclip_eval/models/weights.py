@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.paths import model_folder
 
 # Never .bin or .py: weights only as safetensors, no code from a checkpoint.
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-MINIATURE = "mini://vlm"
-MIB = 2**20
 COMMIT = re.compile("[0-9a-f]{40}")
+# A bar for weights that load in a blink is noise.
+PROGRESS_FROM_BYTES = 2**28
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -42,14 +43,7 @@ class Checkpoint:
         """The local folder; None for a checkpoint of the hub."""
         if not self.path:
             return None
-        if self.path == MINIATURE:
-            from semclip_eval.mini import weights_folder
-
-            try:
-                return weights_folder("vlm")
-            except FileNotFoundError as error:
-                raise ModelError(str(error)) from error
-        return Path(self.path).expanduser()
+        return model_folder(self.path)
 
     def fetch(self, only_config: bool = False) -> Path:
         """The folder with everything that is needed, or at least its config.json.
@@ -92,33 +86,13 @@ class Checkpoint:
 
     def resolved_revision(self, folder: Path) -> str:
         """A digest of a local folder; for the hub the commit, which is the snapshot folder's name."""
-        return folder.name if self.folder is None else folder_digest(folder)
+        return folder.name if self.folder is None else f"local:{folder_digest(folder)}"
 
 
 def _hub_address() -> str:
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)
-
-
-def folder_digest(folder: Path) -> str:
-    """'local:' + 12 hex digits over each file's relative name, size and the SHA-256 of its first and last MiB.
-
-    Both ends and the size tell checkpoints apart in milliseconds; a whole hash of 28 GB would take a minute.
-    """
-    digest = hashlib.sha256()
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    for file in sorted(files, key=lambda file: file.relative_to(folder).as_posix()):
-        name = file.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts):
-            continue
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            ends = hashlib.sha256(stream.read(MIB))
-            stream.seek(max(0, size - MIB))
-            ends.update(stream.read(MIB))
-        digest.update(f"{name.as_posix()}\0{size}\0{ends.hexdigest()}\n".encode())
-    return f"local:{digest.hexdigest()[:12]}"
 
 
 def read_config(folder: Path) -> Any:
@@ -182,8 +156,13 @@ def read_model(folder: Path, dtype: str, attention: str, device: str) -> Any:
     """
     import torch
     from transformers import LlavaForConditionalGeneration
+    from transformers.utils import logging as transformers_logging
 
     check_weight_files(folder)
+    if sum(file.stat().st_size for file in weight_files(folder)) < PROGRESS_FROM_BYTES:
+        transformers_logging.disable_progress_bar()
+    else:
+        transformers_logging.enable_progress_bar()
     # Straight to the GPU, shard by shard: going through the CPU would need the whole model's size there as well.
     placement = {} if device == "cpu" else {"device_map": {"": device}}
     try:

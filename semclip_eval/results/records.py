@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -160,7 +160,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     return list(records.values())
 
 
-def rewrite_samples(folder: Path, records: list[Mapping[str, Any]]) -> None:
+def rewrite_samples(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Replace `samples.jsonl` by these records, atomically."""
     text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
     write_atomically(folder / SAMPLES, text)

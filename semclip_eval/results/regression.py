@@ -109,21 +109,19 @@ def check(folders: Sequence[Path], baseline: Sequence[Mapping[str, str]], single
     With `single` only the rows of that one run count, and ConfigError says so where the baseline has none; else a run
     that the baseline expects and that is not there is a disagreement.
     """
-    measured = {}
+    measured: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     for folder in folders:
         for row in read_rows(folder / SUMMARY):
-            key = tuple(row[name] for name in KEYS)
-            measured[key] = {"all": row} | {line["category"]: line for line in read_rows(folder / CATEGORIES)}
+            measured[_key(row)] = {"all": row} | {line["category"]: line for line in read_rows(folder / CATEGORIES)}
     if single:
-        baseline = [row for row in baseline if tuple(row[name] for name in KEYS) in measured]
+        baseline = [row for row in baseline if _key(row) in measured]
         if not baseline:
             key = next(iter(measured))
             named = ", ".join(f"{name}={value}" for name, value in zip(KEYS, key, strict=True))
             raise ConfigError(f"The baseline has no row for this run ({named}): regress a run of its kind, or --write.")
     findings = []
     for row in baseline:
-        cells = measured.get(tuple(row[name] for name in KEYS), {}).get(row["category"], {})
-        text = cells.get(row["quantity"], "")
+        text = measured.get(_key(row), {}).get(row["category"], {}).get(row["quantity"], "")
         findings.append(
             Finding(
                 run=" ".join(row[name] for name in ("benchmark", "protocol", "selector", "crops") if row[name]),
@@ -151,14 +149,18 @@ def write_baseline(folders: Sequence[Path], path: Path) -> None:
         for category, cells, quantities in lines:
             for quantity, tolerance in quantities.items():
                 if cells[quantity]:
-                    row = {**key, "category": category, "quantity": quantity, "value": cells[quantity]}
-                    rows.append({**row, "tolerance": kept.get(_identity(row), f"{tolerance:g}")})
+                    number = {**key, "category": category, "quantity": quantity, "value": cells[quantity]}
+                    rows.append({**number, "tolerance": kept.get(_identity(number), f"{tolerance:g}")})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, csv_text(COLUMNS, rows))
 
 
+def _key(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row[name] for name in KEYS)
+
+
 def _identity(row: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(row[name] for name in (*KEYS, "category", "quantity"))
+    return (*_key(row), row["category"], row["quantity"])
 
 
 def _table(findings: Sequence[Finding], title: str) -> Table:

@@ -49,27 +49,28 @@ def is_hit(record: Mapping[str, Any]) -> bool | None:
 def accuracy_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Counts, accuracy with its 95 % Wilson interval, chance, hit rate and token means of some records.
 
-    `n_scored` is the number of questions that the accuracy is taken over: all but the errors; an unparsed answer is
-    scored 0 and counted in `n_unparsed` as well.
+    `n_scored` is the number of questions that the accuracy is taken over: all but the errors (and, in latency mode,
+    the answers of a forced length); an unparsed answer is scored 0 and counted in `n_unparsed` as well.
     """
-    scored = [record for record in records if record["status"] != "error"]
+    answered = [record for record in records if record["status"] != "error"]
+    scored = [record for record in answered if record["score"] is not None]
     right = sum(record["score"] for record in scored)
     interval = wilson_interval(right, len(scored))
-    hits = [hit for record in scored if (hit := is_hit(record)) is not None]
+    hits = [hit for record in answered if (hit := is_hit(record)) is not None]
     return {
         "n": len(records),
         "n_scored": len(scored),
         "n_unparsed": sum(record["status"] == "unparsed" for record in records),
-        "n_error": len(records) - len(scored),
+        "n_error": len(records) - len(answered),
         "accuracy": right / len(scored) if scored else None,
         "accuracy_ci_low": interval[0] if interval else None,
         "accuracy_ci_high": interval[1] if interval else None,
-        "chance_accuracy": _mean(record["chance"] for record in scored),
+        "chance_accuracy": _mean(record["chance"] for record in answered),
         "hit_rate": _mean(float(hit) for hit in hits),
-        "views_mean": _mean(len(record["views"]) for record in scored),
-        "visual_tokens_mean": _mean(record["visual_tokens"] for record in scored),
-        "text_tokens_mean": _mean(record["text_tokens"] for record in scored),
-        "new_tokens_mean": _mean(record["new_tokens"] for record in scored),
+        "views_mean": _mean(len(record["views"]) for record in answered),
+        "visual_tokens_mean": _mean(record["visual_tokens"] for record in answered),
+        "text_tokens_mean": _mean(record["text_tokens"] for record in answered),
+        "new_tokens_mean": _mean(record["new_tokens"] for record in answered),
     }
 
 
