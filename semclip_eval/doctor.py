@@ -53,19 +53,10 @@ def run_doctor(arguments: list[str]) -> int:
 
 def hub_state() -> str:
     """`reachable`, or why not, within a few seconds."""
-    import urllib.error
-    import urllib.request
+    from semclip_eval.hub import unreachable_because
 
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        return "not tried (HF_HUB_OFFLINE is set): only what is in the cache can be used"
-    from huggingface_hub import constants
-
-    try:
-        with urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_PATIENCE_S):
-            return f"reachable ({constants.ENDPOINT})"
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return f"not reachable ({constants.ENDPOINT}: {reason})"
+    reason = unreachable_because(HUB_PATIENCE_S)
+    return "reachable" if reason is None else f"not reachable ({reason})"
 
 
 def _device_line() -> str:

@@ -341,6 +341,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, capfd: py
         raise OSError("Network is unreachable")
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained", unreachable)
+    monkeypatch.setattr("semclip_eval.hub.unreachable_because", lambda: "Network is unreachable")
     message = r"psi\.pretrained=openai: .*Network is unreachable.*psi\.pretrained=FILE .*profile=mini"
     with pytest.raises(ModelError, match=message):
         OpenClipRelevance("x", "ViT-L-14-336-quickgelu", "openai").load()

@@ -526,7 +526,7 @@ def test_a_cached_snapshot_needs_no_hub(folder: Path, tmp_path: Path) -> None:
 
 def test_an_unreachable_hub_is_two_lines_with_the_remedy(tmp_path: Path) -> None:
     message = ask_hub(tmp_path, "main", HF_ENDPOINT="http://127.0.0.1:9")
-    assert message.startswith("craigwu/vstar_bench at main could not be fetched from the Hub (")
+    assert message.startswith("craigwu/vstar_bench at main is not cached and could not be fetched from the Hub (")
     assert message.count("\n") == 1
     assert "benchmark.path=FOLDER" in message
     assert "profile=mini" in message

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.hub import offline_if_unreachable
 
 MINI = "mini://"
 TEXT_SUFFIXES = (".json", ".jsonl")
@@ -32,14 +33,16 @@ def hub_folder(hub_id: str, revision: str, patterns: Sequence[str]) -> tuple[Pat
     """
     from huggingface_hub import snapshot_download
 
-    try:
-        folder = Path(snapshot_download(hub_id, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
-    except Exception as error:  # whatever the client met (network, offline, access, disk), the remedy is the same
-        message = next(iter(str(error).strip().splitlines()), "").rstrip(".")
-        raise DataError(
-            f"{hub_id} at {revision} could not be fetched from the Hub ({type(error).__name__}: {message[:160]}).\n"
-            "Give a local copy with benchmark.path=FOLDER, or use the miniature with profile=mini."
-        ) from error
+    with offline_if_unreachable() as reason:
+        try:
+            fetched = snapshot_download(hub_id, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
+        except Exception as error:  # whatever the client met (network, offline, access, disk), the remedy is the same
+            message = reason or f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '').rstrip('.')}"
+            raise DataError(
+                f"{hub_id} at {revision} is not cached and could not be fetched from the Hub ({message[:160]}).\n"
+                "Give a local copy with benchmark.path=FOLDER, or use the miniature with profile=mini."
+            ) from error
+    folder = Path(fetched)
     return folder, folder.name
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.hub import offline_if_unreachable
 from semclip_eval.paths import model_folder
 
 # Never .bin or .py: weights only as safetensors, no code from a checkpoint.
@@ -54,25 +55,26 @@ class Checkpoint:
         if self.folder is not None:
             return self.folder
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
         cached = self._cached(only_config)
         if cached is not None and COMMIT.fullmatch(self.revision or ""):
             return cached
-        try:
-            # One short question before the real one, which would retry for half a minute where there is no network.
-            get_session().head(_hub_address(), timeout=10)
-            patterns = ["config.json"] if only_config else WANTED_FILES
-            return Path(snapshot_download(str(self.hub_id), revision=self.revision, allow_patterns=patterns))
-        # No connection, proxy, disk; not found, gated, offline; a malformed id: three libraries' unrelated types.
-        except Exception as error:
-            if cached is not None:
-                return cached
-            raise ModelError(
-                f"{self.name}: {self.hub_id} at revision {self.revision or 'main'} is not cached and could not be "
-                f"fetched from the hub ({type(error).__name__}: {first_line(error)}); "
-                "give a local copy with model.path=FOLDER, or use profile=mini"
-            ) from error
+        patterns = ["config.json"] if only_config else WANTED_FILES
+        with offline_if_unreachable() as reason:
+            try:
+                if reason is not None:
+                    # Offline the client gives a download that broke off for a whole one; `_cached` has looked closer.
+                    raise OSError(reason)
+                return Path(snapshot_download(str(self.hub_id), revision=self.revision, allow_patterns=patterns))
+            # No connection, proxy, disk; not found, gated, offline; a malformed id: three libraries' unrelated types.
+            except Exception as error:
+                if cached is not None:
+                    return cached
+                raise ModelError(
+                    f"{self.name}: {self.hub_id} at revision {self.revision or 'main'} is not cached and could not be "
+                    f"fetched from the hub ({reason or f'{type(error).__name__}: {first_line(error)}'}); "
+                    "give a local copy with model.path=FOLDER, or use profile=mini"
+                ) from error
 
     def _cached(self, only_config: bool) -> Path | None:
         """The revision's folder in the hub's cache; None where it is not there or a download broke off."""
@@ -87,12 +89,6 @@ class Checkpoint:
     def resolved_revision(self, folder: Path) -> str:
         """A digest of a local folder; for the hub the commit, which is the snapshot folder's name."""
         return folder.name if self.folder is None else f"local:{folder_digest(folder)}"
-
-
-def _hub_address() -> str:
-    from huggingface_hub import constants
-
-    return str(constants.ENDPOINT)
 
 
 def read_config(folder: Path) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from PIL import Image
 
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ModelError
+from semclip_eval.hub import offline_if_unreachable
 
 LOCAL_DIR = "local-dir:"
 MINIATURE = "mini://clip"
@@ -161,8 +162,9 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
     A model whose own preprocessing already shows everything (`squash`, `longest`) keeps it; one that cuts the sides
     off (`shortest`, CLIP's own) gets `resize_mode` instead.
     """
+    local = source.model.startswith(LOCAL_DIR)
     # The libraries below read files and speak to the network, and raise whatever comes to them.
-    with _quiet_root_logger():
+    with _quiet_root_logger(), nullcontext() if local else offline_if_unreachable() as reason:
         try:
             model = open_clip.create_model(
                 source.model,
@@ -174,13 +176,13 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
                 require_pretrained=True,
             )
         except Exception as error:
-            raise ModelError(_loading_message(source, error)) from error
+            raise ModelError(_loading_message(source, error, reason)) from error
         try:
             tokenizer = open_clip.get_tokenizer(source.model)
         except Exception as error:
             raise ModelError(
-                f"psi.model={source.model}: its tokenizer could not be loaded ({_first_line(error)}). Without the Hub, "
-                f"give psi.model={LOCAL_DIR}FOLDER with config, weights and tokenizer files."
+                f"psi.model={source.model}: its tokenizer could not be loaded ({reason or _first_line(error)}). "
+                f"Without the Hub, give psi.model={LOCAL_DIR}FOLDER with config, weights and tokenizer files."
             ) from error
     settings = dict(open_clip.get_model_preprocess_cfg(model))
     if settings["resize_mode"] == "shortest":
@@ -189,10 +191,11 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
     return LoadedClip(model.eval(), preprocess, tokenizer, int(tokenizer.context_length))
 
 
-def _loading_message(source: Source, error: Exception) -> str:
+def _loading_message(source: Source, error: Exception, hub_reason: str | None) -> str:
     key = f"psi.model={source.model}" if source.pretrained is None else f"psi.pretrained={source.pretrained}"
     if "Failed to download" in str(error):
-        return f"{key}: the weights of {source.model} could not be fetched ({_first_line(error)}). {NO_HUB}"
+        why = hub_reason or _first_line(error)
+        return f"{key}: the weights of {source.model} are not cached and could not be fetched ({why}). {NO_HUB}"
     if "state_dict" in str(error):
         return f"{key}: these weights do not fit the architecture {source.model} ({_first_line(error)})"
     return f"{key}: the weights could not be read ({type(error).__name__}: {_first_line(error)})"
