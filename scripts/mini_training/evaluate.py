@@ -66,6 +66,7 @@ TASKS = {
         "color", lambda q, s: (short_text(q.text), [o.split()[-1].rstrip(".") for o in q.options], 0), 0.25
     ),
     "side, short answer": Task("side_choice", _short, 0.5),
+    "count, short answer": Task("count", _short, 1 / 3),
     "color of a shape, A. B. C. D.": Task("color_choice", _letters("A."), 0.25),
     "color in the image, A. B. C. D.": Task("present_color_choice", _letters("A."), 0.25),
 }
@@ -185,8 +186,9 @@ def check_forward(folder: Path, count: int = 20) -> float:
     worst = 0.0
     for scene, question in _questions("color", "dev", count):
         image = render(scene)
-        crops = [image.crop(box) for box in judge.views("oracle", image, question, scene)]
-        views = [np.asarray(crop.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BICUBIC)) for crop in crops]
+        # Already at the input size: the processor's own resizing differs from Pillow's by rounding.
+        views = [judge.see(image, box) for box in judge.views("oracle", image, question, scene)]
+        crops = [Image.fromarray(view) for view in views]
         packed = judge.losses([(question.text, list(question.options), views)])[0]
         prompt = f"{SYSTEM} USER: {'<image>' + chr(10)}{'<image>' + chr(10)}{question.text} ASSISTANT:"
         start = processor(text=[prompt], images=crops, return_tensors="pt").input_ids.shape[1]

@@ -120,6 +120,11 @@ def color_existence(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn
     return q.short_text(question.text), f" *{question.answer}*"
 
 
+def count(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    question = q.object_count(scene, rng)
+    return q.short_text(question.text), f" *{question.answer}*"
+
+
 def present_color_letter(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
     return _letter(q.present_color_choice(scene, rng), rng)
 
@@ -208,6 +213,7 @@ TURNS: dict[str, Maker] = {
     "side_letter_vertical": _side_letter("vertical", False),
     "side_and_letter": _side_letter("horizontal", True),
     "color_existence": color_existence,
+    "count": count,
     "present_color_letter": present_color_letter,
     "color_list": color_list,
     "shape_check": shape_check,
