@@ -89,7 +89,7 @@ class Progress:
 
     def _accuracy(self) -> str:
         text = f"accuracy {percent(self._right / self._scored)} %" if self._scored else "accuracy -"
-        return text + (f", {self._errors} errors" if self._errors else "")
+        return text + (f", errors: {self._errors}" if self._errors else "")
 
     def _line(self) -> None:
         now = time.monotonic()

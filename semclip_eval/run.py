@@ -121,7 +121,7 @@ def _finished(plan: Plan) -> bool:
         summary.unlink()
         return False
     if errors:
-        notice(f"{errors} questions of it ended in an error; run.retry_errors=true asks them again.")
+        notice(f"Questions of it that ended in an error: {errors}; run.retry_errors=true asks them again.")
     return True
 
 
