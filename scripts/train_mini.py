@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 from mini_training.clip import export_clip, train_clip  # noqa: E402
-from mini_training.evaluate import check_forward, evaluate  # noqa: E402
+from mini_training.evaluate import TASKS, check_forward, evaluate  # noqa: E402
 from mini_training.record import write_record  # noqa: E402
 from mini_training.vlm import export_vlm, train_vlm  # noqa: E402
 
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where clip/ and vlm/ are written")
     parser.add_argument("--record", type=Path, help="folder for the log, the measured table and the learning curves")
     parser.add_argument("--only", choices=STEPS, nargs="+", default=STEPS, help="default: all three")
+    parser.add_argument("--tasks", nargs="+", choices=tuple(TASKS), default=tuple(TASKS), help="rows of the table")
     parser.add_argument("--questions", type=int, default=500, help="questions a task in the measurement")
     parser.add_argument("--split", choices=("dev", "test"), default="test", help="scenes of the measurement")
     arguments = parser.parse_args()
@@ -51,7 +52,7 @@ def main() -> None:
         export_vlm(work, arguments.out / "vlm")
     if "measure" in arguments.only:
         print(f"largest difference between packed and separate option losses: {check_forward(arguments.out):.1e}")
-        rows = evaluate(arguments.out, arguments.split, arguments.questions)
+        rows = evaluate(arguments.out, arguments.split, arguments.questions, tuple(arguments.tasks))
         if arguments.record is not None:
             write_record(arguments.record, arguments.seed, work / "log.jsonl", rows)
 

@@ -26,6 +26,7 @@ from semclip_eval.mini.questions import MiniQuestion, lettered_text, make_questi
 from semclip_eval.mini.world import SCENE_SIZE, Box, Scene, make_scene, render
 
 ORACLE_SIZE = 112
+BRIEF = ("no_crop", "random_crop", "semclip", "oracle")
 SELECTORS = ("no_crop", "random_crop", "semclip", "semclip_top2", "full_2x2", "full_3x3", "oracle")
 
 
@@ -91,6 +92,7 @@ class Judge:
         self.model.set_attn_implementation("eager")  # the branch mask is a full matrix
         self.encoder = Encoder(PreTrainedTokenizerFast.from_pretrained(folder / "vlm"))
         self.clip = open_clip.create_model_and_transforms(f"local-dir:{folder / 'clip'}")[0].eval()
+        self._cells: dict[int, torch.Tensor] = {}  # by scene number: a judge sees scenes of one split only
         self.clip_tokenizer = open_clip.get_tokenizer(f"local-dir:{folder / 'clip'}")
 
     @staticmethod
@@ -98,11 +100,14 @@ class Judge:
         """A view as uint8 (84, 84, 3)."""
         return np.asarray(image.crop(box).resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BICUBIC))
 
-    def ranked_cells(self, image: Image.Image, text: str) -> list[Box]:
+    def ranked_cells(self, image: Image.Image, text: str, scene: Scene) -> list[Box]:
         """Cells of the 3x3 grid by their match with the question, best first."""
         cells = grid_cells(3)
-        views = self.clip.encode_image(to_pixels(np.stack([self.see(image, cell) for cell in cells])), normalize=True)
-        scores = (views @ self.clip.encode_text(self.clip_tokenizer([text]), normalize=True)[0]).tolist()
+        if scene.index not in self._cells:
+            views = to_pixels(np.stack([self.see(image, cell) for cell in cells]))
+            self._cells[scene.index] = self.clip.encode_image(views, normalize=True)
+        wanted = self.clip.encode_text(self.clip_tokenizer([text]), normalize=True)[0]
+        scores = (self._cells[scene.index] @ wanted).tolist()
         return [cells[i] for i in sorted(range(9), key=lambda i: -scores[i])]
 
     def views(self, selector: str, image: Image.Image, question: MiniQuestion, scene: Scene) -> list[Box]:
@@ -110,7 +115,7 @@ class Judge:
             rng = random.Random(f"crop/{question.kind}/{scene.index}")
             return [WHOLE, rng.choice(grid_cells(3))]
         if selector.startswith("semclip"):
-            return [WHOLE, *self.ranked_cells(image, question.text)[: 2 if selector.endswith("top2") else 1]]
+            return [WHOLE, *self.ranked_cells(image, question.text, scene)[: 2 if selector.endswith("top2") else 1]]
         if selector.startswith("full"):
             return [WHOLE, *grid_cells(int(selector[-1]))]
         return [WHOLE, oracle_box(question)] if selector == "oracle" else [WHOLE]
@@ -168,11 +173,9 @@ def _measure(job: tuple[Path, str, str, int, tuple[str, ...]]) -> list[dict[str,
     return rows
 
 
-def evaluate(
-    folder: Path, split: str, count: int, tasks: tuple[str, ...] = tuple(TASKS), selectors: tuple[str, ...] = SELECTORS
-) -> list[dict[str, object]]:
-    """Accuracy of every task with every selector, two tasks at a time."""
-    jobs = [(folder, task, split, count, selectors) for task in tasks]
+def evaluate(folder: Path, split: str, count: int, tasks: tuple[str, ...] = tuple(TASKS)) -> list[dict[str, object]]:
+    """Accuracy of every task, two tasks at a time: the two V* categories with all selectors, the others with four."""
+    jobs = [(folder, task, split, count, SELECTORS if TASKS[task].put is _sentences else BRIEF) for task in tasks]
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         return [row for rows in pool.map(_measure, jobs, chunksize=1) for row in rows]
 
@@ -190,7 +193,7 @@ def check_forward(folder: Path, count: int = 20) -> float:
         views = [judge.see(image, box) for box in judge.views("oracle", image, question, scene)]
         crops = [Image.fromarray(view) for view in views]
         packed = judge.losses([(question.text, list(question.options), views)])[0]
-        prompt = f"{SYSTEM} USER: {'<image>' + chr(10)}{'<image>' + chr(10)}{question.text} ASSISTANT:"
+        prompt = f"{SYSTEM} USER: <image>\n<image>\n{question.text} ASSISTANT:"
         start = processor(text=[prompt], images=crops, return_tensors="pt").input_ids.shape[1]
         for option, loss in zip(question.options, packed, strict=True):
             inputs = processor(text=[f"{prompt} {option}</s>"], images=crops, return_tensors="pt")
