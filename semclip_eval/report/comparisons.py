@@ -1,0 +1,165 @@
+"""Which runs stand in one table, in which order, and what tells two runs of one selector apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from semclip_eval.report.runs import KINDS, FinishedRun
+
+SECTIONS = ("selector", "crops", "psi", "model", "benchmark", "run")
+# Where the data and the weights lie and how the work is spread changes no answer; compare checks the questions.
+SAME_ANSWERS = frozenset(
+    "benchmark.path benchmark.hub_id model.path model.hub_id run.limit run.batch_size run.num_workers run.output_dir "
+    "run.resume run.retry_errors run.max_error_rate".split()
+)
+# A run's own columns that every run of one comparison shares. The revisions are among them: answers of two versions
+# of the weights or the data do not belong in one column, whatever else is the same.
+SHARED = "profile benchmark split protocol metric model model_revision dataset_revision mode seed n".split()
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A run and its name in tables and plots: the selector, and in what it differs from its namesakes there."""
+
+    run: FinishedRun
+    differs: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.selector} ({self.differs})" if self.differs else self.run.selector
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one model over one set of questions, put and timed in one way, in the order of the table.
+
+    slug: the beginning of its file names.
+    """
+
+    slug: str
+    runs: tuple[Labelled, ...]
+
+    def shared(self, column: str) -> str:
+        """A cell of `SHARED`, the same for every run."""
+        return self.runs[0].run.row[column]
+
+    @property
+    def random_weights(self) -> bool:
+        return self.runs[0].run.random_weights
+
+    @property
+    def title(self) -> str:
+        return f"{self.shared('benchmark')} · {self.shared('protocol')} · {self.shared('model')}" + (
+            " · latency" if self.shared("mode") == "latency" else ""
+        )
+
+
+def comparisons(runs: Iterable[FinishedRun]) -> list[Comparison]:
+    """The runs, sorted into comparisons: accuracy before latency, otherwise by name."""
+    groups: dict[tuple[str, ...], list[FinishedRun]] = {}
+    for run in runs:
+        key = (*(run.row[column] for column in SHARED), str(run.random_weights))
+        groups.setdefault(key, []).append(run)
+    found: list[Comparison] = []
+    slugs: dict[str, int] = {}
+    for key in sorted(groups, key=_group_order):
+        slug = _slug(dict(zip(SHARED, key, strict=False)))
+        slugs[slug] = slugs.get(slug, 0) + 1
+        if slugs[slug] > 1:
+            slug = f"{slug}-{slugs[slug]}"
+        found.append(Comparison(slug, tuple(_labelled(groups[key]))))
+    return found
+
+
+def base_settings(run: FinishedRun) -> dict[str, Any]:
+    """All that the answers depend on beside the choice of views, as dotted keys: what a paired reference must share."""
+    return {key: value for key, value in _settings(run).items() if key.split(".")[0] in ("model", "benchmark", "run")}
+
+
+def crop_settings(run: FinishedRun) -> dict[str, Any]:
+    """The crop scheme of a run as dotted keys; empty for a selector that uses none."""
+    return {key: value for key, value in _settings(run).items() if key.startswith("crops.")}
+
+
+def _settings(run: FinishedRun) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for section in SECTIONS:
+        _flatten(section, run.config.get(section) or {}, flat)
+    return {
+        key: value
+        for key, value in flat.items()
+        if key not in SAME_ANSWERS and key.rpartition(".")[2] not in ("description", "_target_")
+    }
+
+
+def _flatten(prefix: str, value: Any, into: dict[str, Any]) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _flatten(f"{prefix}.{key}", item, into)
+    else:
+        into[prefix] = value
+
+
+def _labelled(runs: Sequence[FinishedRun]) -> list[Labelled]:
+    named: list[Labelled] = []
+    for selector in sorted({run.selector for run in runs}):
+        named += _namesakes([run for run in runs if run.selector == selector])
+    return sorted(named, key=_row_order)
+
+
+def _namesakes(runs: Sequence[FinishedRun]) -> list[Labelled]:
+    """Labels of the runs of one selector: the keys in which they differ, the run's id where those do not suffice."""
+    if len(runs) == 1:
+        return [Labelled(runs[0], "")]
+    settings = [_settings(run) for run in runs]
+    keys = [key for key in dict.fromkeys(key for flat in settings for key in flat) if _differ(settings, key)]
+    # The name of a crop scheme or of a ψ says what its other keys would repeat, unless two of one name differ.
+    for section in ("crops", "psi"):
+        if f"{section}.name" in keys:
+            same_name: dict[Any, list[dict[str, Any]]] = {}
+            for flat in settings:
+                same_name.setdefault(flat.get(f"{section}.name"), []).append(flat)
+            keys = [
+                key
+                for key in keys
+                if not key.startswith(f"{section}.")
+                or key == f"{section}.name"
+                or any(_differ(flats, key) for flats in same_name.values())
+            ]
+    texts = [", ".join(_setting(key, flat[key]) for key in keys if key in flat) for flat in settings]
+    if len(set(texts)) < len(texts):
+        texts = [f"{text}, run {run.id}" if text else f"run {run.id}" for text, run in zip(texts, runs, strict=True)]
+    return [Labelled(run, text) for run, text in zip(runs, texts, strict=True)]
+
+
+def _differ(settings: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return len({repr(flat.get(key)) for flat in settings}) > 1
+
+
+def _setting(key: str, value: Any) -> str:
+    section, _, name = key.partition(".")
+    if name == "name":
+        return f"{section} {value}"
+    return f"{name if section == 'selector' else key}={value}"
+
+
+def _row_order(labelled: Labelled) -> tuple[Any, ...]:
+    run = labelled.run
+    # Numbers inside a label count as numbers: top_k=2 before top_k=10.
+    parts = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", labelled.differs)]
+    return KINDS.index(run.kind), run.selector != "semclip", run.selector, parts, run.id
+
+
+def _group_order(key: tuple[str, ...]) -> tuple[Any, ...]:
+    cells = dict(zip(SHARED, key, strict=False))
+    names = [cells[column] for column in ("profile", "benchmark", "protocol", "model", "split", "metric")]
+    return *names, cells["mode"], int(cells["seed"]), int(cells["n"]), key
+
+
+def _slug(cells: Mapping[str, str]) -> str:
+    names = [cells[column] for column in ("profile", "benchmark", "protocol", "model", "mode")]
+    text = "-".join([*names, f"seed{cells['seed']}", f"n{cells['n']}"])
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)

@@ -1,0 +1,344 @@
+"""The tables of the report: accuracy and cost, accuracy by category, latency by stage, and what was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from semclip_eval.measure.stages import STAGES
+from semclip_eval.report.comparisons import Comparison
+from semclip_eval.report.lines import LATENCY_COLUMNS, Line
+from semclip_eval.report.runs import FinishedRun, number
+from semclip_eval.report.table import (
+    DASH,
+    Cell,
+    Column,
+    Footnotes,
+    Row,
+    Table,
+    count,
+    decimal,
+    p_value,
+    percent,
+    points,
+)
+
+MINI_WARNING = "generated scenes and small trained models, which say nothing about LLaVA or V*"
+DUMMY_WARNING = "random weights (model.load_format=dummy): the accuracies mean nothing, only the costs do"
+ORACLE_NOTE = "sees the annotated boxes: an upper bound, not a method"
+
+HEADINGS = {
+    "e2e_ms_p50": "E2E p50, ms",
+    "e2e_ms_p90": "E2E p90, ms",
+    "e2e_ms_p99": "E2E p99, ms",
+    "ttft_ms_p50": "TTFT p50, ms",
+    "tpot_ms_p50": "TPOT p50, ms",
+    "peak_memory_mib": "peak memory, MiB",
+}
+MAIN_LATENCY = ("e2e_ms_p50", "e2e_ms_p90", "ttft_ms_p50")
+# With more categories than this they stand below each other.
+MOST_CATEGORY_COLUMNS = 6
+# What every CSV row says of where its numbers come from.
+ORIGIN = (
+    "profile benchmark split protocol model model_revision dataset_revision mode seed selector differs_in crops psi "
+    "uses_truth run_id"
+).split()
+
+
+def main_table(comparison: Comparison, rows: Sequence[Line]) -> Table:
+    """Accuracy, difference to no_crop and cost of every run; latency columns only where something was timed."""
+    footnotes = Footnotes()
+    timed = [column for column in MAIN_LATENCY if any(column in line.latency for line in rows)]
+    columns = (
+        Column("selector", numeric=False),
+        *(
+            Column(heading)
+            for heading in (
+                "accuracy,\N{NO-BREAK SPACE}%",
+                "difference to no_crop",
+                "p",
+                "hit rate,\N{NO-BREAK SPACE}%",
+                "views",
+            )
+        ),
+        *(Column(heading) for heading in ("visual tokens", "×\N{NO-BREAK SPACE}full_crop", "unparsed", "errors")),
+        *(Column(HEADINGS[column]) for column in timed),
+    )
+    recorded = [column for column in LATENCY_COLUMNS if any(column in line.latency for line in rows)]
+    return Table(
+        name="main",
+        caption=f"Accuracy and cost: {caption(comparison)}",
+        columns=columns,
+        rows=tuple(_main_row(line, footnotes, timed) for line in rows),
+        notes=footnotes.listed(),
+        record_columns=(*ORIGIN, *_MAIN_RECORD, *recorded),
+        records=tuple(_main_record(line, recorded) for line in rows),
+    )
+
+
+def caption(comparison: Comparison) -> str:
+    """What all rows of a table share, with chance and the warnings that must travel with the numbers."""
+    parts = [comparison.shared(column) for column in ("benchmark", "protocol", "model")]
+    parts += [f"{comparison.shared('n')} questions", f"seed {comparison.shared('seed')}"]
+    chance = comparison.runs[0].run.number("chance_accuracy")
+    if chance is not None:
+        parts.append(f"chance {percent(chance)} %")
+    if comparison.shared("mode") == "latency":
+        parts.append("latency mode")
+    text = ", ".join(parts) + "."
+    if comparison.shared("profile") == "mini":
+        text += f" Miniature results: {MINI_WARNING}."
+    if comparison.random_weights:
+        text += f" Random weights: {DUMMY_WARNING.partition(': ')[2]}."
+    return text
+
+
+def _main_row(line: Line, footnotes: Footnotes, timed: Sequence[str]) -> Row:
+    run, pair = line.run, line.pair
+    difference, p = Cell(DASH), Cell(DASH)
+    if pair is not None:
+        left_out = ""
+        if pair.n_left_out:
+            left_out = f"left out of the pairs for an error in one run or both: {pair.n_left_out} of the questions"
+        difference = Cell(
+            points(pair.other_accuracy - pair.reference_accuracy),
+            f"{points(pair.difference.low)} to {points(pair.difference.high)}" if pair.difference else "",
+            footnotes.mark(left_out) if left_out else "",
+        )
+        p = Cell(p_value(pair.p))
+    elif not line.why_no_pair:
+        difference = Cell("reference")
+    else:
+        difference = Cell(DASH, notes=footnotes.mark(line.why_no_pair))
+    ratio = Cell(decimal(line.tokens_ratio, 2), notes=footnotes.mark(line.why_no_ratio) if line.why_no_ratio else "")
+    return Row(
+        cells=(
+            name_cell(line, footnotes),
+            accuracy_cell(run.row),
+            difference,
+            p,
+            Cell(percent(run.number("hit_rate"))),
+            Cell(count(run.number("views_mean"))),
+            Cell(count(run.number("visual_tokens_mean"))),
+            ratio,
+            Cell(run.row["n_unparsed"]),
+            Cell(run.row["n_error"]),
+            *(Cell(decimal(line.latency.get(column), 1)) for column in timed),
+        ),
+        style=run.id,
+        oracle=run.kind == "oracle",
+    )
+
+
+def name_cell(line: Line, footnotes: Footnotes) -> Cell:
+    """The selector, in what it differs from its namesakes, and the mark of an oracle."""
+    mark = footnotes.mark(ORACLE_NOTE) if line.run.kind == "oracle" else ""
+    return Cell(line.run.selector, line.labelled.differs, mark)
+
+
+def accuracy_cell(row: Mapping[str, str]) -> Cell:
+    """Percent with its interval, from a row of summary.csv or categories.csv."""
+    low, high = number(row["accuracy_ci_low"]), number(row["accuracy_ci_high"])
+    interval = f"{percent(low)} to {percent(high)}" if low is not None and high is not None else ""
+    return Cell(percent(number(row["accuracy"])), interval)
+
+
+_MAIN_RECORD = (
+    "n n_scored n_unparsed n_error accuracy accuracy_ci_low accuracy_ci_high chance_accuracy difference "
+    "difference_ci_low difference_ci_high n_better n_worse n_paired mcnemar_p reference_run_id comparison_note "
+    "hit_rate views_mean visual_tokens_mean visual_tokens_ratio_to_full_crop"
+).split()
+
+
+def _origin(run: FinishedRun, differs: str) -> dict[str, Any]:
+    return {**{column: run.row.get(column) for column in ORIGIN}, "differs_in": differs}
+
+
+def _main_record(line: Line, recorded: Sequence[str]) -> dict[str, Any]:
+    pair = line.pair
+    record = _origin(line.run, line.labelled.differs) | {column: line.run.row.get(column) for column in _MAIN_RECORD}
+    record |= {
+        "comparison_note": line.why_no_pair,
+        "visual_tokens_ratio_to_full_crop": line.tokens_ratio,
+        **{column: line.latency.get(column) for column in recorded},
+    }
+    if pair is not None:
+        record |= {
+            "difference": pair.other_accuracy - pair.reference_accuracy,
+            "difference_ci_low": pair.difference.low if pair.difference else None,
+            "difference_ci_high": pair.difference.high if pair.difference else None,
+            "n_better": len(pair.only_other),
+            "n_worse": len(pair.only_reference),
+            "n_paired": pair.n,
+            "mcnemar_p": pair.p,
+            "reference_run_id": line.reference.id if line.reference else None,
+        }
+    return record
+
+
+_CATEGORY_RECORD = (
+    "category n n_scored n_unparsed n_error accuracy accuracy_ci_low accuracy_ci_high chance_accuracy hit_rate "
+    "visual_tokens_mean"
+).split()
+
+
+def category_table(comparison: Comparison, rows: Sequence[Line]) -> Table | None:
+    """Runs by categories, or the other way round where there are many categories.
+
+    None for a single category, in latency mode, or where nothing was scored.
+    """
+    names = list(dict.fromkeys(row["category"] for line in rows for row in line.run.categories))
+    scored = any(row["accuracy"] for line in rows for row in line.run.categories)
+    if len(names) < 2 or not scored or comparison.shared("mode") == "latency":
+        return None
+    footnotes = Footnotes()
+    columns, table_rows = (_by_run if len(names) <= MOST_CATEGORY_COLUMNS else _by_category)(names, rows, footnotes)
+    return Table(
+        name="categories",
+        caption=f"Accuracy by category, %: {caption(comparison)}",
+        columns=tuple(columns),
+        rows=tuple(table_rows),
+        notes=footnotes.listed(),
+        record_columns=(*ORIGIN, *_CATEGORY_RECORD),
+        records=tuple(
+            _origin(line.run, line.labelled.differs) | {column: row[column] for column in _CATEGORY_RECORD}
+            for line in rows
+            for row in line.run.categories
+        ),
+    )
+
+
+def _by_run(names: Sequence[str], rows: Sequence[Line], footnotes: Footnotes) -> tuple[list[Column], list[Row]]:
+    columns = [Column("selector", numeric=False)]
+    for name in names:
+        known = _category(name, rows)
+        chance = number(known["chance_accuracy"])
+        columns.append(
+            Column(name, minor=f"n {known['n']}" + ("" if chance is None else f", chance {percent(chance)}"))
+        )
+    table_rows = []
+    for line in rows:
+        own = {row["category"]: accuracy_cell(row) for row in line.run.categories}
+        cells = (name_cell(line, footnotes), *(own.get(name, Cell(DASH)) for name in names))
+        table_rows.append(Row(cells, style=line.run.id, oracle=line.run.kind == "oracle"))
+    return columns, table_rows
+
+
+def _by_category(names: Sequence[str], rows: Sequence[Line], footnotes: Footnotes) -> tuple[list[Column], list[Row]]:
+    columns = [Column("category", numeric=False), Column("n"), Column("chance,\N{NO-BREAK SPACE}%")]
+    for line in rows:
+        cell = name_cell(line, footnotes)
+        columns.append(Column(cell.text, style=line.run.id, minor=cell.minor, notes=cell.notes))
+    table_rows = []
+    for name in names:
+        known = _category(name, rows)
+        cells = [Cell(name), Cell(known["n"]), Cell(percent(number(known["chance_accuracy"])))]
+        for line in rows:
+            own = [row for row in line.run.categories if row["category"] == name]
+            cells.append(accuracy_cell(own[0]) if own else Cell(DASH))
+        table_rows.append(Row(tuple(cells)))
+    return columns, table_rows
+
+
+def _category(name: str, rows: Sequence[Line]) -> Mapping[str, str]:
+    """The first run's row of a category."""
+    return next(row for line in rows for row in line.run.categories if row["category"] == name)
+
+
+def stage_table(comparison: Comparison, rows: Sequence[Line]) -> Table | None:
+    """Medians by stage and percentiles of the whole; None where nothing was timed (accuracy mode)."""
+    timed = [line for line in rows if line.latency]
+    if not timed:
+        return None
+    footnotes = Footnotes()
+    keys = [f"{stage}_ms_p50" for stage in STAGES] + [
+        column for column in LATENCY_COLUMNS if any(column in line.latency for line in timed)
+    ]
+    headings = [*STAGES, *(HEADINGS[key].removesuffix(", ms") for key in keys[len(STAGES) :])]
+    memory = [line for line in timed if line.run.row["peak_memory_mib"]]
+    return Table(
+        name="latency",
+        caption=f"Latency in ms, by stage at the median: {caption(comparison)}",
+        columns=(
+            Column("selector", numeric=False),
+            *(Column(heading) for heading in headings),
+            *([Column(HEADINGS["peak_memory_mib"])] if memory else []),
+        ),
+        rows=tuple(
+            Row(
+                cells=(
+                    name_cell(line, footnotes),
+                    *(Cell(decimal(line.latency.get(key), 1)) for key in keys),
+                    *([Cell(decimal(line.run.number("peak_memory_mib")))] if memory else []),
+                ),
+                style=line.run.id,
+                oracle=line.run.kind == "oracle",
+            )
+            for line in timed
+        ),
+        notes=footnotes.listed(),
+        record_columns=(*ORIGIN, "device", "dtype", "attn", *keys, "peak_memory_mib"),
+        records=tuple(
+            _origin(line.run, line.labelled.differs)
+            | {key: line.run.row[key] for key in ("device", "dtype", "attn", "peak_memory_mib")}
+            | {key: line.latency.get(key) for key in keys}
+            for line in timed
+        ),
+    )
+
+
+_RUN_COLUMNS = {
+    "profile": "profile",
+    "benchmark": "benchmark",
+    "protocol": "protocol",
+    "n": "n",
+    "dataset_revision": "data revision",
+    "model": "model",
+    "model_revision": "model revision",
+    "crops": "crops",
+    "psi": "ψ",
+    "psi_revision": "ψ revision",
+    "mode": "mode",
+    "device": "device",
+    "dtype": "dtype",
+    "attn": "attention",
+    "batch_size": "batch",
+    "seed": "seed",
+    "package_version": "version",
+    "git_commit": "git commit",
+    "started_at": "started at",
+}
+
+
+def run_table(found: Sequence[Comparison]) -> Table:
+    """What was run: a row a run, with everything that names models, data, code and machine.
+
+    What is the same for all stands in the caption and not in a column; the CSV has every column.
+    """
+    labelled = [one for comparison in found for one in comparison.runs]
+    rows = [one.run.row for one in labelled]
+    shared = {key: heading for key, heading in _RUN_COLUMNS.items() if len({row[key] for row in rows}) == 1}
+    own = {key: heading for key, heading in _RUN_COLUMNS.items() if key not in shared}
+    common = ", ".join(f"{heading} {rows[0][key]}" for key, heading in shared.items() if rows[0][key])
+    return Table(
+        name="what_was_run",
+        caption=f"What was run. The same for every run: {common}.",
+        columns=(
+            Column("selector", numeric=False),
+            Column("run", numeric=False),
+            *(Column(heading, numeric=key in ("n", "batch_size", "seed")) for key, heading in own.items()),
+        ),
+        rows=tuple(
+            Row(
+                (
+                    Cell(one.run.selector, one.differs),
+                    Cell(one.run.id),
+                    *(Cell(one.run.row[key] or DASH) for key in own),
+                ),
+                style=one.run.id,
+            )
+            for one in labelled
+        ),
+        record_columns=("selector", "differs_in", "run_id", "split", "uses_truth", *_RUN_COLUMNS),
+        records=tuple({**one.run.row, "differs_in": one.differs} for one in labelled),
+    )

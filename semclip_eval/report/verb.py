@@ -1,0 +1,103 @@
+"""`semclip-eval report`: from a results folder to a page, its tables and its plots."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from semclip_eval.console import notice, out
+from semclip_eval.errors import ConfigError
+from semclip_eval.report import table as tables
+from semclip_eval.report.comparisons import comparisons
+from semclip_eval.report.contents import category_table, main_table, run_table, stage_table
+from semclip_eval.report.gallery import galleries
+from semclip_eval.report.lines import lines
+from semclip_eval.report.page import Section, page
+from semclip_eval.report.plots import plots
+from semclip_eval.report.runs import LeftOut, read_results
+from semclip_eval.report.style import styles
+from semclip_eval.report.table import Table
+
+PAGE = "report.html"
+GALLERY = 12
+
+
+def run_report(arguments: list[str]) -> int:
+    """The verb; ConfigError where the folder holds no finished run or the report cannot be written."""
+    parser = argparse.ArgumentParser(
+        prog="semclip-eval report",
+        description="One page about all finished runs of a results folder, its tables and its plots.",
+    )
+    parser.add_argument("results_dir", type=Path, help="the run.output_dir of the runs (results by default)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: RESULTS_DIR/report)")
+    parser.add_argument(
+        "--gallery", type=int, default=GALLERY, metavar="N", help=f"questions shown a comparison (default {GALLERY})"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.gallery < 0:
+        raise ConfigError(f"--gallery {chosen.gallery}: must be 0 or more.")
+    files, left_out = report(chosen.results_dir, chosen.gallery)
+    folder = chosen.output or chosen.results_dir / "report"
+    write(folder, files)
+    for one in left_out:
+        notice(f"left out: {one.folder}: {one.why}")
+    count = {ending: sum(name.endswith(ending) for name in files) for ending in (".csv", ".svg")}
+    notice(f"{count['.csv']} tables (CSV, Markdown, LaTeX) and {count['.svg']} plots (PNG, SVG) lie beside the page.")
+    out.print(str(folder / PAGE), markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def report(results: Path, gallery: int = GALLERY) -> tuple[dict[str, bytes], Sequence[LeftOut]]:
+    """The report's files by their names relative to its folder, and the run folders that it leaves out.
+
+    The same results give the same bytes. `gallery` is the number of questions shown for each comparison. Raises
+    ConfigError where `results` holds no finished run.
+    """
+    runs, left_out = read_results(results)
+    found = comparisons(runs)
+    marks = styles(found)
+    rows = [lines(comparison) for comparison in found]
+    shown = galleries(list(zip(found, rows, strict=True)), gallery)
+    sections = [
+        Section(
+            comparison=comparison,
+            lines=tuple(one),
+            main=main_table(comparison, one),
+            categories=category_table(comparison, one),
+            stages=stage_table(comparison, one),
+            plots=tuple(plots(comparison, one, marks)),
+            gallery=looked_at,
+        )
+        for comparison, one, looked_at in zip(found, rows, shown, strict=True)
+    ]
+    runs_table = run_table(found)
+    files: dict[str, bytes] = {PAGE: page(sections, runs_table, left_out, marks).encode()}
+    files |= _table_files(runs_table.name, runs_table)
+    for section in sections:
+        slug = section.comparison.slug
+        for table in section.tables:
+            files |= _table_files(f"{slug}.{table.name}", table)
+        for plot in section.plots:
+            files[f"plots/{slug}.{plot.name}.png"] = plot.png
+            files[f"plots/{slug}.{plot.name}.svg"] = plot.svg.encode()
+    return files, left_out
+
+
+def _table_files(name: str, table: Table) -> dict[str, bytes]:
+    writers = {"csv": tables.csv, "md": tables.markdown, "tex": tables.latex}
+    return {f"tables/{name}.{ending}": writer(table).encode() for ending, writer in writers.items()}
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files below a folder, the page last; ConfigError where that fails."""
+    for name in sorted(files, key=lambda name: (name == PAGE, name)):
+        path = folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(files[name])
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be written ({error.strerror or error}). Free the disk or name another folder "
+                "with --output."
+            ) from error
