@@ -63,7 +63,7 @@ def draw_curves(folder: Path) -> None:
                 points = [(line["seconds"] / 60, line[key]) for line in lines if line["stage"] == stage and key in line]
                 name = label if style == "-" else None
                 axis.plot([x for x, _ in points], [y for _, y in points], style, color=f"C{color}", label=name)
-        axis.set(title=title, xlabel="minutes of training", ylim=(0, 1.02))
+        axis.set(title=title, xlabel="minutes of training", xlim=(0, None), ylim=(0, 1.02))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower right")
     axes[0].set_ylabel("accuracy on dev scenes")
