@@ -8,6 +8,7 @@ Pins `profile=mini`, so it shows the same thing on every machine. A second call 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from semclip_eval.results.summary import ROLL_UP, read_rows
 
 
 def main() -> int:
-    """Run the sweep, compare semclip with its two neighbours, and say where to look next."""
+    """Run the sweep, compare semclip with its neighbours, write the report, and say where to look next."""
     parser = argparse.ArgumentParser(description="The main job on the miniature.")
     parser.add_argument("--output", type=Path, default=Path("results/demo"), help="where the runs go")
     parser.add_argument("--limit", type=int, help="ask only so many questions")
@@ -33,11 +34,16 @@ def main() -> int:
         kept = newest.get(row["selector"])
         if kept is None or row["started_at"] >= kept["started_at"]:
             newest[row["selector"]] = row
+    program = os.path.relpath(Path(sys.executable).parent / "semclip-eval")
     folders = {name: run_folder(chosen.output, row) for name, row in newest.items()}
     out.print("\nWhat the crop that matches the question buys, question by question:", style="bold")
     code = semclip_eval(["compare", str(folders["no_crop"]), str(folders["full_crop"]), str(folders["semclip"])])
+    if code == 0:
+        out.print()
+        code = semclip_eval(["report", str(chosen.output)])
     out.print(f"\nAll numbers: {chosen.output / ROLL_UP}", highlight=False, soft_wrap=True)
-    out.print(f"Look next:   semclip-eval show {folders['semclip']} --question 0", highlight=False, soft_wrap=True)
+    out.print(f"Look next:   {chosen.output / 'report' / 'report.html'} in a browser, or", highlight=False)
+    out.print(f"             {program} show {folders['semclip']} --question 0", highlight=False, soft_wrap=True)
     return code
 
 

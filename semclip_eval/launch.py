@@ -74,12 +74,10 @@ class Outcomes:
     def finish(self) -> int:
         """The table of a sweep and which of its jobs failed; the exit code."""
         from semclip_eval.console import complain, out
-        from semclip_eval.results.summary import SUMMARY, read_rows
         from semclip_eval.results.table import runs_table
 
         if len(self.folders) > 1:
-            rows = [row for folder in self.folders for row in read_rows(folder / SUMMARY)]
-            out.print(runs_table(rows, "All runs of this sweep"))
+            out.print(runs_table(self.folders, "All runs of this sweep"))
         if self.jobs > 1 and self.failed:
             complain(f"{len(self.failed)} of {self.jobs} jobs failed:")
             for label, error in self.failed:

@@ -170,6 +170,7 @@ class Pipeline:
             category=question.category,
             image_id=question.image_id,
             cluster=question.cluster or question.image_id,
+            tags=dict(question.tags),
             question=question.text,
             options=list(question.options),
             truth=question.truth if not isinstance(question.truth, tuple) else list(question.truth),

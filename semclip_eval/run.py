@@ -68,7 +68,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
         )
     questions = benchmark.questions()
     if run.limit is not None:
-        questions = stratified_limit(questions, run.limit, run.seed)
+        questions = stratified_limit(questions, run.limit, run.seed, benchmark.keeps_clusters_together)
     resolved = resolved_config(config, run, selector, benchmark)
     identity = run_id(resolved)
     parts = (resolved["profile"]["name"], benchmark.name, resolved["model"]["name"], selector.name, identity)
@@ -155,7 +155,8 @@ def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
         "peak_memory_mib": peak_memory_mib(plan.run.device),
         "attn": getattr(vlm, "attention", None),
     }
-    write_run(plan.folder, summary_row(plan, records, environment, cost), category_rows(records, plan.run_id))
+    row = summary_row(plan, records, environment, cost)
+    write_run(plan.folder, row, category_rows(records, plan.run_id, plan.benchmark), plan.benchmark.measure_names)
     _report_truncation(relevance)
 
 
@@ -284,7 +285,7 @@ def summary_row(
         "package_version": environment["package_version"],
         "git_commit": environment["git_commit"],
         "started_at": environment["started_at"],
-        **accuracy_row(records),
+        **accuracy_row(records, plan.benchmark.units),
         **latency_row(records),
         **cost,
     }

@@ -6,7 +6,7 @@ original image, right and bottom exclusive. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -39,7 +39,8 @@ class Question:
     """One question of a benchmark, with the image still on disk.
 
     `truth` is the index of the right option for multiple choice, else the reference answer(s). `cluster` names what
-    must be resampled together in an interval (an image asked several times, the cyclic orders of one question).
+    must be resampled together in an interval (an image asked several times, the cyclic orders of one question). `tags`
+    are further properties that results can be broken down by (subject, question type, cycle).
     """
 
     id: str
@@ -51,6 +52,7 @@ class Question:
     options: tuple[str, ...] = ()
     target_boxes: tuple[Box, ...] = ()
     cluster: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from semclip_eval.errors import ConfigError
 from semclip_eval.types import Answer, Prompt, Question, Score
@@ -21,7 +22,10 @@ class Benchmark(ABC):
     name, split: as the results show them. protocol: how a question is put and scored, one of `protocols`. metric: what
     the mean of the scores is called. dataset_revision: a Hub commit or `local:` and a hash of the content. notices:
     what the user should read before the run (fewer questions than published, for instance). has_boxes: whether the
-    questions carry `target_boxes`. `dataset_revision` and `notices` are known once `questions` has been called.
+    questions carry `target_boxes`. breakdowns: names of question tags that get rows of their own in `categories.csv`
+    beside those by category. measure_names: what `measures` gives. keeps_clusters_together: whether a limit takes whole
+    clusters only (the rotations of one question). `dataset_revision` and `notices` are known once `questions` has been
+    called.
     """
 
     name: str
@@ -32,6 +36,9 @@ class Benchmark(ABC):
     dataset_revision: str = ""
     notices: list[str]
     has_boxes: bool = False
+    breakdowns: tuple[str, ...] = ()
+    measure_names: tuple[str, ...] = ()
+    keeps_clusters_together: bool = False
 
     def __init__(self) -> None:
         self.notices = []
@@ -56,6 +63,18 @@ class Benchmark(ABC):
         """The expected score of guessing: one in the number of options; None where there are no options."""
         return 1 / len(question.options) if question.options else None
 
+    def units(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+        """What the accuracy is the mean of: a value in [0, 1] and its cluster, by default one for each scored record.
+
+        A benchmark whose unit is not the single question (all rotations of a question must be right) says so here.
+        Where several units share a cluster, the interval comes from a cluster bootstrap, else it is Wilson's.
+        """
+        return [(record["score"], record["cluster"]) for record in records if record["score"] is not None]
+
+    def measures(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """Further numbers for a row of `categories.csv`, one for each of `measure_names` (precision, recall, F1)."""
+        return {}
+
 
 def check_protocol(benchmark: Benchmark) -> None:
     """ConfigError where `benchmark.protocol` is none of the class's protocols."""
@@ -63,22 +82,33 @@ def check_protocol(benchmark: Benchmark) -> None:
         raise ConfigError(f"benchmark.protocol={benchmark.protocol}: must be {' or '.join(benchmark.protocols)}.")
 
 
-def stratified_limit(questions: Sequence[Question], limit: int, seed: int) -> list[Question]:
+def stratified_limit(
+    questions: Sequence[Question], limit: int, seed: int, whole_clusters: bool = False
+) -> list[Question]:
     """A sample of `limit` questions in which every category has its share, in the order of `questions`.
 
     Within a category the seed decides which; the shares are those of Webster's (Sainte-Laguë) apportionment, so a
     larger limit keeps every question of a smaller one. All questions where the limit is larger than their number.
+    With `whole_clusters` the questions of a cluster come all or not at all: as many clusters as the limit has room for,
+    and at least one.
     Raises ConfigError for a limit below 1.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise ConfigError(f"run.limit={limit}: must be a whole number of at least 1 (run.limit=null asks all).")
-    members: dict[str, list[int]] = defaultdict(list)
+    clusters: dict[str, list[int]] = defaultdict(list)
     for position, question in enumerate(questions):
-        members[question.category].append(position)
-    quotients: list[tuple[float, int]] = []
-    for category, positions in members.items():
+        clusters[question.cluster if whole_clusters else str(position)].append(position)
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, positions in clusters.items():
+        members[questions[positions[0]].category].append(name)
+    quotients: list[tuple[float, int, str]] = []
+    for category, names in members.items():
         # A text as seed gives the same shuffle in every process and leaves the categories independent of each other.
-        random.Random(f"{seed}:{category}").shuffle(positions)
-        quotients += [((rank + 0.5) / len(positions), position) for rank, position in enumerate(positions)]
-    chosen = sorted(position for _, position in sorted(quotients)[:limit])
-    return [questions[position] for position in chosen]
+        random.Random(f"{seed}:{category}").shuffle(names)
+        quotients += [((rank + 0.5) / len(names), clusters[name][0], name) for rank, name in enumerate(names)]
+    chosen: list[int] = []
+    for _, _, name in sorted(quotients):
+        if chosen and len(chosen) + len(clusters[name]) > limit:
+            break
+        chosen += clusters[name]
+    return [questions[position] for position in sorted(chosen)]

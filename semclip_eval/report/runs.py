@@ -125,7 +125,8 @@ def _read_run(folder: Path) -> FinishedRun:
         raise DataError(f"{folder / CONFIG}: must hold the sections {', '.join(sections)}.")
     if not isinstance(environment, Mapping):
         raise DataError(f"{folder / ENVIRONMENT}: must hold one JSON object.")
-    return FinishedRun(folder, rows[0], tuple(categories), config, environment, tuple(read_samples(folder)))
+    by_category = tuple(row for row in categories if row["breakdown"] == "category")
+    return FinishedRun(folder, rows[0], by_category, config, environment, tuple(read_samples(folder)))
 
 
 def _nothing(results: Path, left_out: Sequence[LeftOut]) -> str:

@@ -185,18 +185,18 @@ def render(comparison: Comparison, console: Console) -> None:
     row = comparison.reference.row
     console.print(
         f"{escape(row['benchmark'])} ({escape(row['split'])}), protocol {escape(row['protocol'])}, "
-        f"{escape(row['metric'])} in percent; reference: {reference}"
+        f"{escape(row['metric'])} in percent; reference: {reference}",
+        highlight=False,
     )
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
-    for heading in ("n", "reference", "run", "difference", "worse/better", "p", "tokens"):
+    for heading in ("n", "accuracy", "difference", "-/+", "p", "tokens"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, pair in zip(names, comparison.pairs, strict=True):
         table.add_row(
             name,
             str(pair.n),
-            f"{100 * pair.reference_accuracy:.1f}",
-            f"{100 * pair.other_accuracy:.1f}",
+            f"{100 * pair.reference_accuracy:.1f} → {100 * pair.other_accuracy:.1f}",
             _difference(pair),
             f"{len(pair.only_reference)}/{len(pair.only_other)}",
             f"{pair.p:.3f}" if pair.p >= 0.001 else f"{pair.p:.1e}",
@@ -212,8 +212,9 @@ def render(comparison: Comparison, console: Console) -> None:
                 shown = escape(", ".join(ids[:EXAMPLES]))
                 console.print(f"{name}, {what} than the reference on: {shown}{more}", highlight=False)
     console.print(
-        "difference: run minus reference in points, with its 95 % paired bootstrap interval over images; worse/better: "
-        "questions on which the runs part; p: exact McNemar test on them; tokens: visual tokens, run over reference.",
+        "difference: run minus reference in points, with its 95 % paired bootstrap interval over images; -/+: "
+        "questions that only the reference or only the run got right; p: exact McNemar test on them; tokens: visual "
+        "tokens, run over reference.",
         style="dim",
     )
 

@@ -34,6 +34,7 @@ class Record:
     category: str
     image_id: str
     cluster: str
+    tags: dict[str, str]
     question: str
     options: list[str]
     truth: Any

@@ -17,7 +17,7 @@ from rich.table import Table
 from semclip_eval.console import out
 from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.results.records import write_atomically
-from semclip_eval.results.summary import CATEGORIES, SUMMARY, csv_text, finished_runs, read_rows
+from semclip_eval.results.summary import SUMMARY, csv_text, finished_runs, read_categories, read_rows
 
 KEYS = ("profile", "benchmark", "protocol", "model", "selector", "crops", "psi", "mode", "seed", "n")
 COLUMNS = (*KEYS, "category", "quantity", "value", "tolerance")
@@ -112,7 +112,7 @@ def check(folders: Sequence[Path], baseline: Sequence[Mapping[str, str]], single
     measured: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     for folder in folders:
         for row in read_rows(folder / SUMMARY):
-            measured[_key(row)] = {"all": row} | {line["category"]: line for line in read_rows(folder / CATEGORIES)}
+            measured[_key(row)] = {"all": row} | {line["category"]: line for line in read_categories(folder)}
     if single:
         baseline = [row for row in baseline if _key(row) in measured]
         if not baseline:
@@ -120,15 +120,17 @@ def check(folders: Sequence[Path], baseline: Sequence[Mapping[str, str]], single
             named = ", ".join(f"{name}={value}" for name, value in zip(KEYS, key, strict=True))
             raise ConfigError(f"The baseline has no row for this run ({named}): regress a run of its kind, or --write.")
     findings = []
-    for row in baseline:
-        text = measured.get(_key(row), {}).get(row["category"], {}).get(row["quantity"], "")
+    for expected in baseline:
+        text = measured.get(_key(expected), {}).get(expected["category"], {}).get(expected["quantity"], "")
         findings.append(
             Finding(
-                run=" ".join(row[name] for name in ("benchmark", "protocol", "selector", "crops") if row[name]),
-                category=row["category"],
-                quantity=row["quantity"],
-                expected=float(row["value"]),
-                tolerance=float(row["tolerance"]),
+                run=" ".join(
+                    expected[name] for name in ("benchmark", "protocol", "selector", "crops") if expected[name]
+                ),
+                category=expected["category"],
+                quantity=expected["quantity"],
+                expected=float(expected["value"]),
+                tolerance=float(expected["tolerance"]),
                 measured=float(text) if text else None,
             )
         )
@@ -145,7 +147,7 @@ def write_baseline(folders: Sequence[Path], path: Path) -> None:
         summary = read_rows(folder / SUMMARY)[0]
         key = {name: summary[name] for name in KEYS}
         lines = [("all", summary, QUANTITIES)]
-        lines += [(line["category"], line, CATEGORY_QUANTITIES) for line in read_rows(folder / CATEGORIES)]
+        lines += [(line["category"], line, CATEGORY_QUANTITIES) for line in read_categories(folder)]
         for category, cells, quantities in lines:
             for quantity, tolerance in quantities.items():
                 if cells[quantity]:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import csv
 import io
 import statistics as standard_statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from semclip_eval.results.records import output_error, write_atomically
-from semclip_eval.scoring.statistics import percentile, wilson_interval
+from semclip_eval.scoring.statistics import cluster_bootstrap, percentile, wilson_interval
+
+if TYPE_CHECKING:
+    from semclip_eval.benchmarks.base import Benchmark
+
+Units = Callable[[Sequence[Mapping[str, Any]]], list[tuple[float, str]]]
 
 SUMMARY = "summary.csv"
 CATEGORIES = "categories.csv"
@@ -29,8 +34,8 @@ COLUMNS = (
     "device dtype attn batch_size seed wall_s package_version git_commit started_at prepare_ms_p50 psi_revision"
 ).split()
 CATEGORY_COLUMNS = (
-    "run_id category n n_scored n_unparsed n_error accuracy accuracy_ci_low accuracy_ci_high chance_accuracy hit_rate "
-    "visual_tokens_mean"
+    "run_id breakdown category n n_scored n_unparsed n_error accuracy accuracy_ci_low accuracy_ci_high "
+    "chance_accuracy hit_rate visual_tokens_mean"
 ).split()
 
 HIT_COVERAGE = 0.5
@@ -46,25 +51,28 @@ def is_hit(record: Mapping[str, Any]) -> bool | None:
     return None if coverage is None else coverage >= HIT_COVERAGE
 
 
-def accuracy_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts, accuracy with its 95 % Wilson interval, chance, hit rate and token means of some records.
+def accuracy_row(records: Sequence[Mapping[str, Any]], units: Units) -> dict[str, Any]:
+    """Counts, accuracy with its 95 % interval, chance, hit rate and token means of some records.
+
+    The accuracy is the mean of the benchmark's `units`; its interval is Wilson's where every unit is a cluster of its
+    own, else it comes from a bootstrap over the clusters.
 
     `n_scored` is the number of questions that the accuracy is taken over: all but the errors (and, in latency mode,
     the answers of a forced length); an unparsed answer is scored 0 and counted in `n_unparsed` as well.
     """
     answered = [record for record in records if record["status"] != "error"]
     scored = [record for record in answered if record["score"] is not None]
-    right = sum(record["score"] for record in scored)
-    interval = wilson_interval(right, len(scored))
+    values = units(scored)
+    accuracy, low, high = mean_with_interval(values)
     hits = [hit for record in answered if (hit := is_hit(record)) is not None]
     return {
         "n": len(records),
         "n_scored": len(scored),
         "n_unparsed": sum(record["status"] == "unparsed" for record in records),
         "n_error": len(records) - len(answered),
-        "accuracy": right / len(scored) if scored else None,
-        "accuracy_ci_low": interval[0] if interval else None,
-        "accuracy_ci_high": interval[1] if interval else None,
+        "accuracy": accuracy,
+        "accuracy_ci_low": low,
+        "accuracy_ci_high": high,
         "chance_accuracy": _mean(record["chance"] for record in answered),
         "hit_rate": _mean(float(hit) for hit in hits),
         "views_mean": _mean(len(record["views"]) for record in answered),
@@ -85,18 +93,56 @@ def latency_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def category_rows(records: Sequence[Mapping[str, Any]], run_id: str) -> list[dict[str, Any]]:
-    """A row for each category, in the order in which they first appear."""
-    names = list(dict.fromkeys(record["category"] for record in records))
+def mean_with_interval(units: Sequence[tuple[float, str]]) -> tuple[float | None, float | None, float | None]:
+    """Mean of the units and its 95 % interval; None where there are no units, or too few clusters for a bootstrap."""
+    if not units:
+        return None, None, None
+    values = [value for value, _ in units]
+    clusters = [cluster for _, cluster in units]
+    if len(set(clusters)) == len(clusters):
+        interval = wilson_interval(sum(values), len(values))
+        return sum(values) / len(values), *(interval or (None, None))
+    bootstrap = cluster_bootstrap(values, clusters)
+    return sum(values) / len(values), *((bootstrap.low, bootstrap.high) if bootstrap else (None, None))
+
+
+def category_rows(records: Sequence[Mapping[str, Any]], run_id: str, benchmark: Benchmark) -> list[dict[str, Any]]:
+    """A row for each category in the order of first appearance, then for each value of each breakdown, then for all.
+
+    `breakdown` says what a row is one of: `category`, the name of a question tag, or `all`.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for breakdown in ("category", *benchmark.breakdowns):
+        for record in records:
+            value = record["category"] if breakdown == "category" else record["tags"].get(breakdown)
+            if value is not None:
+                groups.setdefault((breakdown, value), []).append(record)
+    groups["all", "all"] = list(records)
     return [
-        {"run_id": run_id, "category": name, **accuracy_row([r for r in records if r["category"] == name])}
-        for name in names
+        {
+            "run_id": run_id,
+            "breakdown": breakdown,
+            "category": value,
+            **accuracy_row(members, benchmark.units),
+            **benchmark.measures([record for record in members if record["status"] != "error"]),
+        }
+        for (breakdown, value), members in groups.items()
     ]
 
 
-def write_run(folder: Path, row: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> None:
+def read_categories(folder: Path, breakdown: str = "category") -> list[dict[str, str]]:
+    """The rows of a run's `categories.csv` that break it down by that."""
+    return [row for row in read_rows(folder / CATEGORIES) if row.get("breakdown", "category") == breakdown]
+
+
+def write_run(
+    folder: Path,
+    row: Mapping[str, Any],
+    categories: Sequence[Mapping[str, Any]],
+    measure_names: Sequence[str] = (),
+) -> None:
     """`categories.csv`, then `summary.csv` (its presence says that the run is finished)."""
-    write_atomically(folder / CATEGORIES, csv_text(CATEGORY_COLUMNS, categories))
+    write_atomically(folder / CATEGORIES, csv_text([*CATEGORY_COLUMNS, *measure_names], categories))
     write_atomically(folder / SUMMARY, csv_text(COLUMNS, [row]))
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from semclip_eval.console import out, percent
-from semclip_eval.results.summary import CATEGORIES, SUMMARY, read_rows
+from semclip_eval.results.summary import SUMMARY, read_categories, read_rows
+
+MOST_CATEGORIES = 3
 
 
 def run_table(folder: Path) -> None:
     """Print what one finished run found: accuracy with its interval by category, tokens, latency, the folder."""
     row = read_rows(folder / SUMMARY)[0]
-    rows = read_rows(folder / CATEGORIES)
+    rows = read_categories(folder)
     troubles = [name for name in ("n_unparsed", "n_error") if row[name] != "0"]
     table = Table(title_justify="left")
     table.add_column("category", overflow="fold")
@@ -34,25 +37,35 @@ def run_table(folder: Path) -> None:
     out.print(f"{folder}\n", style="dim", highlight=False, soft_wrap=True)
 
 
-def runs_table(rows: Sequence[Mapping[str, str]], title: str = "") -> Table:
-    """A row a run: what was asked, how well it was answered, and what it cost.
+def runs_table(folders: Sequence[Path], title: str = "") -> Table:
+    """A row a run: what was asked, how well it was answered, by category too, and what it cost.
 
     Columns that say the same in every row go into the title, so that the table fits a terminal of eighty columns.
     """
+    rows = [read_rows(folder / SUMMARY)[0] for folder in folders]
+    by_category = [{row["category"]: row["accuracy"] for row in read_categories(folder)} for folder in folders]
     shared = [name for name in ("benchmark", "profile", "model", "protocol", "crops", "n") if _same(rows, name)]
     own = [name for name in ("benchmark", "model", "protocol", "crops") if name not in shared]
     parts = [title] + [f"{row[name]} questions" if name == "n" else row[name] for name in shared for row in rows[:1]]
-    table = Table(title=" · ".join(part for part in parts if part), title_justify="left", title_style="bold")
+    categories = [name for name in by_category[0] if all(name in other for other in by_category)]
+    if not 2 <= len(categories) <= MOST_CATEGORIES:
+        categories = []
+    table = Table(
+        title=" · ".join(part for part in parts if part), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
     for name in (*own, "selector"):
         table.add_column(name)
-    for name in (*([] if "n" in shared else ["n"]), "accuracy % (95 %)", "hit %", "visual tokens", "questions/s"):
+    for name in (*([] if "n" in shared else ["n"]), "accuracy %\n(95 %)"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
+    for name in (*(name.replace("_", " ") for name in categories), "hit %", "visual tokens", "questions /s"):
+        table.add_column(name, justify="right", min_width=6)
+    for row, accuracies in zip(rows, by_category, strict=True):
         table.add_row(
             *(row[name] or "-" for name in own),
             row["selector"] + (" *" if row["uses_truth"] == "true" else ""),
             *([] if "n" in shared else [row["n"]]),
             _accuracy(row),
+            *(percent(accuracies[name]) for name in categories),
             percent(row["hit_rate"]),
             _number(row["visual_tokens_mean"], 0),
             _number(row["questions_per_s"], 1),
