@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.table import Table
 
 from semclip_eval.console import out, percent
@@ -51,14 +50,19 @@ def runs_table(folders: Sequence[Path], title: str = "") -> Table:
     if not 2 <= len(categories) <= MOST_CATEGORIES:
         categories = []
     table = Table(
-        title=" · ".join(part for part in parts if part), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+        title=" · ".join(part for part in parts if part),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
     for name in (*own, "selector"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for name in (*([] if "n" in shared else ["n"]), "accuracy %\n(95 %)"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in (*(name.replace("_", " ") for name in categories), "hit %", "visual tokens", "questions /s"):
-        table.add_column(name, justify="right", min_width=6)
+    for name in (*(name.replace("_", "\n") for name in categories), "hit %", "visual\ntokens", "questions\n/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row, accuracies in zip(rows, by_category, strict=True):
         table.add_row(
             *(row[name] or "-" for name in own),
