@@ -1,0 +1,119 @@
+"""Rows that are derived from records: units, intervals, breakdowns, and limits that keep clusters whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from semclip_eval.benchmarks.base import Benchmark, stratified_limit
+from semclip_eval.results.summary import accuracy_row, category_rows, csv_text, mean_with_interval
+from semclip_eval.scoring.statistics import cluster_bootstrap, wilson_interval
+from semclip_eval.types import Answer, Prompt, Question, Score
+
+
+class Circular(Benchmark):
+    """A question counts as right only where all of its rotations are."""
+
+    name, protocol, protocols = "circular", "letter", ("letter",)
+    breakdowns = ("subject",)
+    measure_names = ("plain",)
+
+    def questions(self) -> list[Question]:
+        return []
+
+    def prompt(self, question: Question) -> Prompt:
+        return Prompt(question.text)
+
+    def score(self, question: Question, answer: Answer) -> Score:
+        return Score(0.0)
+
+    def units(self, records):
+        groups: dict[str, list[float]] = {}
+        for record in records:
+            groups.setdefault(record["cluster"], []).append(record["score"])
+        return [(min(scores), cluster) for cluster, scores in groups.items()]
+
+    def measures(self, records):
+        return {"plain": sum(record["score"] for record in records) / len(records) if records else None}
+
+
+def record(score: float | None, cluster: str = "a", category: str = "c", status: str = "ok", **tags: str) -> dict:
+    return {
+        "score": score,
+        "cluster": cluster,
+        "category": category,
+        "status": status,
+        "tags": tags,
+        "chance": 0.25,
+        "target_coverage": None,
+        "views": [{}],
+        "visual_tokens": 10,
+        "text_tokens": 5,
+        "new_tokens": None,
+    }
+
+
+def test_single_questions_get_wilson_and_repeated_images_a_bootstrap():
+    single = [(1.0, "a"), (0.0, "b"), (1.0, "c"), (1.0, "d")]
+    assert mean_with_interval(single) == (0.75, *wilson_interval(3, 4))
+    repeated = [(1.0, "a"), (0.0, "a"), (1.0, "b"), (1.0, "c")]
+    expected = cluster_bootstrap([1.0, 0.0, 1.0, 1.0], ["a", "a", "b", "c"])
+    assert mean_with_interval(repeated) == (0.75, expected.low, expected.high)
+    assert mean_with_interval([(1.0, "a"), (0.0, "a")]) == (0.5, None, None), "one cluster has no spread to estimate"
+    assert mean_with_interval([]) == (None, None, None)
+
+
+def test_a_benchmarks_own_unit_decides_its_accuracy():
+    records = [record(1.0, "q1"), record(1.0, "q1"), record(1.0, "q2"), record(0.0, "q2"), record(None, status="error")]
+    row = accuracy_row(records, Circular().units)
+    assert (row["accuracy"], row["n"], row["n_scored"], row["n_error"]) == (0.5, 5, 4, 1)
+
+
+def test_breakdowns_have_rows_of_their_own_and_measures_columns():
+    records = [
+        record(1.0, "q1", "c1", subject="physics"),
+        record(0.0, "q2", "c1", subject="biology"),
+        record(1.0, "q3", "c2", subject="physics"),
+        record(1.0, "q4", "c2"),
+    ]
+    rows = category_rows(records, "id", Circular())
+    assert [(row["breakdown"], row["category"], row["accuracy"], row["plain"]) for row in rows] == [
+        ("category", "c1", 0.5, 0.5),
+        ("category", "c2", 1.0, 1.0),
+        ("subject", "physics", 1.0, 1.0),
+        ("subject", "biology", 0.0, 0.0),
+        ("all", "all", 0.75, 0.75),
+    ]
+
+
+def test_what_was_not_measured_is_an_empty_cell():
+    assert csv_text(["a", "b", "c", "d"], [{"a": None, "b": 0, "c": True}]) == "a,b,c,d\n,0,true,\n"
+
+
+def question(index: int, category: str, cluster: str) -> Question:
+    return Question(str(index), "?", category, cluster, lambda: Image.new("RGB", (1, 1)), truth=0, cluster=cluster)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 30), st.integers(0, 5))
+def test_a_limit_with_whole_clusters_never_takes_a_part_of_one(sizes, limit, seed):
+    questions = [
+        question(10 * cluster + place, f"category {cluster % 2}", f"cluster {cluster}")
+        for cluster, size in enumerate(sizes)
+        for place in range(size)
+    ]
+    chosen = stratified_limit(questions, limit, seed, whole_clusters=True)
+    whole = Counter(each.cluster for each in questions)
+    assert chosen
+    assert all(count == whole[cluster] for cluster, count in Counter(each.cluster for each in chosen).items())
+    assert [each.id for each in chosen] == [each.id for each in questions if each in chosen]
+    assert len(chosen) <= max(limit, max(sizes))
+
+
+@pytest.mark.parametrize("limit", [1, 3, 7])
+def test_without_clusters_a_limit_is_exact(limit):
+    questions = [question(index, "c", "one image") for index in range(8)]
+    assert len(stratified_limit(questions, limit, 0)) == limit
