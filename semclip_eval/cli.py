@@ -32,6 +32,10 @@ Results: results/runs.csv (a row a run) and results/PROFILE/BENCHMARK/MODEL/SELE
 """
 
 
+# How an argument begins that is Hydra's even without `=`: a flag, or an entry taken away or added.
+HYDRAS_OWN = ("-", "~", "+")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -54,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
+    if not arguments or arguments[0][0:1] in HYDRAS_OWN or "=" in arguments[0]:
         if any(argument in ("--help", "-h") for argument in arguments):
             from semclip_eval.listing import GROUPS
 

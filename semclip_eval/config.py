@@ -17,6 +17,8 @@ from semclip_eval.errors import ConfigError
 GROUPS = ("benchmark", "model", "selector", "crops", "psi")
 DTYPES = ("float32", "bfloat16", "float16")
 # What may change between two calls of one run without changing a single answer: not part of the run's identity.
+LATENCY_MODE_ONLY = ("warmup", "new_tokens")
+ACCURACY_MODE_ONLY = ("batch_size",)
 NOT_IN_RUN_ID = ("output_dir", "resume", "num_workers", "max_error_rate", "retry_errors")
 
 
@@ -101,16 +103,25 @@ def settled_device(device: str) -> str:
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """Ten hex digits of the SHA-256 of everything in a resolved config that can change an answer or a measurement."""
-    identity = {key: value for key, value in config.items() if key != "run"}
-    identity["run"] = {key: value for key, value in config["run"].items() if key not in NOT_IN_RUN_ID}
-    text = json.dumps(_without_descriptions(identity), sort_keys=True, ensure_ascii=False)
+    """Ten hex digits of the SHA-256 of everything in a resolved config that can change an answer or a measurement.
+
+    Local files count by the digest of their content, not by where they lie or how the path was typed.
+    """
+    identity: dict[str, Any] = {"profile": config["profile"]["name"]}
+    for group in GROUPS:
+        identity[group] = _identity(config[group]) if config[group] else None
+    latency = config["run"]["mode"] == "latency"
+    without = (*NOT_IN_RUN_ID, *(ACCURACY_MODE_ONLY if latency else LATENCY_MODE_ONLY))
+    identity["run"] = {key: value for key, value in config["run"].items() if key not in without}
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _without_descriptions(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_descriptions(item) for key, item in value.items() if key != "description"}
-    if isinstance(value, (list, tuple)):
-        return [_without_descriptions(item) for item in value]
-    return value
+def _identity(section: Mapping[str, Any]) -> dict[str, Any]:
+    identity = {key: value for key, value in section.items() if key not in ("description", "cache_images")}
+    if str(section.get("revision", "")).startswith("local:"):
+        for place in ("path", "hub_id", "pretrained"):
+            identity.pop(place, None)
+        if str(section.get("model", "")).startswith(("local-dir:", "mini://")):
+            del identity["model"]
+    return identity

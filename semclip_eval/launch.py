@@ -11,6 +11,7 @@ from typing import Any
 
 from semclip_eval.components import did_you_mean
 from semclip_eval.errors import ConfigError, SemclipEvalError
+from semclip_eval.listing import GROUPS
 from semclip_eval.paths import config_folder
 
 
@@ -21,6 +22,8 @@ def launch(arguments: list[str]) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    for argument in arguments:
+        _check_choice(argument)
     outcomes = Outcomes(detected=_asked_profile(arguments) in (None, "auto"))
 
     def job(config: DictConfig) -> None:
@@ -36,6 +39,11 @@ def launch(arguments: list[str]) -> int:
         decorate(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+    except (ValueError, OSError) as error:
+        # Hydra's own, about its flags or the folder of a sweep; an error of a job is a fault of ours and stays whole.
+        if error is outcomes.crash:
+            raise
+        raise ConfigError(f"{' '.join(str(error).split())} (see semclip-eval --help)") from error
     finally:
         sys.argv = argv
         if before is None:
@@ -43,6 +51,17 @@ def launch(arguments: list[str]) -> int:
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
     return outcomes.finish()
+
+
+def _check_choice(argument: str) -> None:
+    """ConfigError for `group=null` and `group=[a,b]`, which Hydra takes apart or falls over in its own way."""
+    group, _, value = argument.partition("=")
+    if group not in (*GROUPS, "run") or group == "experiment":
+        return
+    if value in ("null", ""):
+        raise ConfigError(f"{argument}: a run needs a {group}; leave the argument out for the profile's own.")
+    if value.startswith(("[", "{")):
+        raise ConfigError(f"{argument}: choose one {group}; a sweep over several is -m {group}={value.strip('[]{}')}")
 
 
 class Outcomes:
@@ -53,6 +72,7 @@ class Outcomes:
         self.jobs = 0
         self.failed: list[tuple[str, SemclipEvalError]] = []
         self.folders: list[Path] = []
+        self.crash: Exception | None = None
 
     def run(self, config: Any) -> None:
         """One job, from its composed config."""
@@ -70,6 +90,9 @@ class Outcomes:
         except SemclipEvalError as error:
             complain(str(error))
             self.failed.append((_label(plain), error))
+        except Exception as error:
+            self.crash = error
+            raise
 
     def finish(self) -> int:
         """The table of a sweep and which of its jobs failed; the exit code."""
@@ -139,12 +162,13 @@ def explain(error: Exception) -> str:
         known = list(error.options or describe_group(group, [config_folder()]))
         return f"{group}={name}: there is no such {group}.{did_you_mean(name, known)} Available: {', '.join(known)}."
     text = " ".join(str(error).split())
+    several = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if several:
+        return f"{several.group(1)}: several values need a sweep: semclip-eval -m {several.group(1)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: is not an override ({text}). Quote values with special characters: 'key=\"value\"'."
     missing_group = re.search(r"Could not override '([^']+)'\. No match in the defaults list", text)
     if missing_group:
-        from semclip_eval.listing import GROUPS
-
         name = missing_group.group(1)
         return f"{name}=...: there is no group {name!r}.{did_you_mean(name, GROUPS)} Groups: {', '.join(GROUPS)}."
     missing_key = re.search(r"Could not override '([^']+)'", text)
@@ -163,8 +187,6 @@ def _unknown_key(key: str) -> str:
 
         known = [field.name for field in fields(RunConfig)]
     if not section:
-        from semclip_eval.listing import GROUPS
-
         known = [*GROUPS, "run"]
     hint = did_you_mean(name, known)
     available = f" Available: {', '.join(known)}." if known else f" See: semclip-eval {section}=... --cfg job."

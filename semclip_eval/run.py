@@ -7,13 +7,11 @@ writes what was missing, so every question meets the same batch as in a run that
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import yaml
 
 from semclip_eval import session
 from semclip_eval.benchmarks.base import Benchmark, stratified_limit
-from semclip_eval.components import build
+from semclip_eval.components import build, did_you_mean
 from semclip_eval.config import GROUPS, RunConfig, run_config, run_id
 from semclip_eval.console import Progress, notice, warn
 from semclip_eval.environment import describe
@@ -29,6 +27,7 @@ from semclip_eval.errors import ConfigError, RunFailed
 from semclip_eval.measure.stages import peak_memory_mib, reset_peak_memory
 from semclip_eval.pipeline import Item, Pipeline
 from semclip_eval.results.records import Record, SampleWriter, hold, read_samples, rewrite_samples, write_atomically
+from semclip_eval.results.sessions import add_earlier_sessions, begin_session, write_environment
 from semclip_eval.results.summary import (
     SUMMARY,
     accuracy_row,
@@ -41,6 +40,9 @@ from semclip_eval.results.summary import (
 from semclip_eval.results.table import run_table
 from semclip_eval.selectors.base import Selector
 from semclip_eval.types import Question
+
+# An image with room for every candidate of any crop scheme.
+LARGE_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Plan:
 
 def make_plan(config: Mapping[str, Any]) -> Plan:
     """Check the config, read the questions' texts and settle the run's identity. Loads no weights."""
+    check_keys(config)
     run = run_config(config["run"])
     selector: Selector = build("selector", config["selector"])
     benchmark: Benchmark = build("benchmark", config["benchmark"])
@@ -66,6 +69,8 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
             f"selector={selector.name} crops the annotated boxes and benchmark={benchmark.name} has none: "
             "choose another selector, or a benchmark with boxes (vstar)."
         )
+    if "candidates" in selector.needs:
+        selector.check_candidates(len(build("crops", config["crops"]).candidates(LARGE_SIDE, LARGE_SIDE)))
     questions = benchmark.questions()
     if run.limit is not None:
         questions = stratified_limit(questions, run.limit, run.seed, benchmark.keeps_clusters_together)
@@ -73,6 +78,20 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     identity = run_id(resolved)
     parts = (resolved["profile"]["name"], benchmark.name, resolved["model"]["name"], selector.name, identity)
     return Plan(resolved, run, benchmark, selector, questions, identity, Path(run.output_dir).joinpath(*parts))
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """ConfigError for a section that nothing reads, a missing one, or a name that would leave its folder."""
+    known = ("profile", "run", *GROUPS)
+    for key in config:
+        if key not in known and key != "description":
+            raise ConfigError(f"{key}: nothing reads it.{did_you_mean(key, known)} Sections: {', '.join(known)}.")
+    for group in known:
+        if not isinstance(config.get(group), Mapping):
+            raise ConfigError(f"{group}={config.get(group)}: a run needs this section; choose one with {group}=NAME.")
+        name = str(config[group].get("name", "x"))
+        if not name or name.startswith(".") or "/" in name:
+            raise ConfigError(f"{group}.name={name!r}: names a folder of the results; use letters, digits, _ and -.")
 
 
 def resolved_config(
@@ -114,9 +133,12 @@ def execute(config: Mapping[str, Any]) -> Path:
 
 def _finished(plan: Plan) -> bool:
     summary = plan.folder / SUMMARY
-    if not summary.exists():
+    rows = read_rows(summary) if summary.exists() else []
+    if not rows:
         return False
-    errors = int(read_rows(summary)[0]["n_error"])
+    errors = int(rows[0]["n_error"])
+    if not plan.run.resume:
+        notice(f"run.resume=false does not undo a finished run: move {plan.folder} away to ask everything again.")
     if errors and plan.run.retry_errors:
         summary.unlink()
         return False
@@ -128,16 +150,16 @@ def _finished(plan: Plan) -> bool:
 def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
     done = _records_so_far(plan)
     vlm, relevance, crops = _components(config, plan)
-    started = datetime.now(UTC)
-    environment = {
-        **describe(plan.run.device),
+    revisions = {
         "model_revision": plan.config["model"]["revision"],
         "dataset_revision": plan.config["benchmark"]["revision"],
         "psi_revision": (plan.config["psi"] or {}).get("revision"),
-        "started_at": started.isoformat(timespec="seconds"),
     }
+    environment = begin_session({**describe(plan.run.device), **revisions})
+    if done:
+        add_earlier_sessions(environment, plan.folder, timed=plan.run.mode == "latency")
     write_atomically(plan.folder / "config.yaml", yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
-    write_atomically(plan.folder / "environment.json", json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
+    write_environment(plan.folder, environment)
 
     psi_reads = (plan.config["psi"] or {}).get("text") or "question"
     pipeline = Pipeline(plan.benchmark, plan.selector, crops, relevance, vlm, plan.run, psi_reads)
@@ -157,6 +179,8 @@ def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
     }
     row = summary_row(plan, records, environment, cost)
     write_run(plan.folder, row, category_rows(records, plan.run_id, plan.benchmark), plan.benchmark.measure_names)
+    environment["sessions"][-1]["psi_truncation"] = relevance.truncations if relevance is not None else None
+    write_environment(plan.folder, environment)
     _report_truncation(relevance)
 
 
@@ -179,7 +203,8 @@ def _records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
     """The records of an earlier process that count; DataError where they are of other questions."""
     records = read_samples(plan.folder)
     if records and not plan.run.resume:
-        aside = plan.folder / "samples.previous.jsonl"
+        number = len(list(plan.folder.glob("samples.previous*.jsonl")))
+        aside = plan.folder / f"samples.previous{number or ''}.jsonl"
         (plan.folder / "samples.jsonl").replace(aside)
         notice(f"run.resume=false: starting over; the {len(records)} earlier records are kept in {aside}.")
         return {}

@@ -71,13 +71,28 @@ def test_list_shows_the_users_own_configs(tmp_path, capsys):
         (["benchmark.path=/no/such/folder"], ["/no/such/folder"]),
         (["benchmark.protocol=guess"], ["benchmark.protocol=guess", "likelihood"]),
         (["model.path=/no/such/folder"], ["model.path=/no/such/folder"]),
+        (["selector=[no_crop,semclip]"], ["selector=[no_crop,semclip]", "-m selector=no_crop,semclip"]),
+        (["selector=no_crop,semclip"], ["selector=no_crop,semclip", "-m"]),
+        (["benchmark=null"], ["benchmark=null", "a run needs a benchmark"]),
+        (["~psi"], ["psi"]),
+        (["+benchmrk.path=x"], ["benchmrk", "Did you mean 'benchmark'?"]),
+        (["run.output_dir=/proc/x"], ["/proc/x", "cannot be written"]),
+        (["run.output_dir=null"], ["run.output_dir"]),
+        (["benchmark.path=mini://foo"], ["mini://foo", "vstar"]),
+        (["benchmark.path=2024"], ["benchmark.path=2024"]),
+        (["model.path=2024"], ["model.path=2024"]),
+        (["selector.top_k=99"], ["selector.top_k=99", "9 candidates"]),
+        (["-m", "run.output_dir=/proc/x"], ["/proc/x"]),
+        (["-m", "--cfg", "job"], ["--cfg"]),
         (["show", "/no/such/run"], ["/no/such/run", "no run here"]),
         (["regress", "/no/such/run", "/no/such/baseline"], ["/no/such/run"]),
         (["compare", "/no/such/run", "/no/such/other"], ["/no/such/run"]),
     ],
 )
 def test_a_wrong_command_is_one_or_two_lines_and_exit_code_2(arguments, said, capsys, tmp_path):
-    overrides = [] if arguments[0].isalpha() else ["profile=mini", f"run.output_dir={tmp_path}"]
+    overrides = [] if arguments[0].isalpha() else ["profile=mini"]
+    if overrides and "run.output_dir" not in " ".join(arguments):
+        overrides.append(f"run.output_dir={tmp_path}")
     code, _, err = run([*arguments, *overrides], capsys)
     assert code == 2
     complaint = err[err.index("semclip-eval: ") :]
@@ -95,6 +110,25 @@ def test_a_sweep_goes_on_after_a_failed_job(capsys, tmp_path):
     assert "crops.rows=0" in err
     assert "All runs of this sweep" in out
     assert len(read_rows(tmp_path / "runs.csv")) == 2
+
+
+@pytest.mark.parametrize(("found", "said"), [("mini", "no CUDA device"), ("full", "there is a CUDA device")])
+def test_without_a_profile_the_first_line_says_what_was_found(found, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("semclip_eval.launch._detected_profile", lambda: found)
+    arguments = ["selector=no_crop", "run.limit=2", f"run.output_dir={tmp_path}", "benchmark.path=/no/such/folder"]
+    for profile in ([], ["profile=auto"]):
+        code, _, err = run([*arguments, *profile], capsys)
+        assert code == 2
+        assert err.startswith(f"profile={found} ")
+        assert said in err.splitlines()[0]
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(capsys, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEMCLIP_EVAL_CACHE", str(tmp_path / "file"))
+    code, _, err = run(["profile=mini", "selector=no_crop", f"run.output_dir={tmp_path / 'out'}"], capsys)
+    assert code == 2
+    assert "SEMCLIP_EVAL_CACHE" in err
 
 
 def test_the_first_line_says_which_profile_and_how_to_have_the_other(capsys, tmp_path):

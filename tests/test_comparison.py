@@ -157,7 +157,7 @@ def test_one_id_for_two_questions_is_refused(tmp_path: Path, keys: dict[str, Any
 def test_nothing_answered_in_both_is_refused(tmp_path: Path) -> None:
     first = write_run(tmp_path / "first", [1.0, None])
     second = write_run(tmp_path / "second", [None, 1.0])
-    with pytest.raises(RunFailed, match="no question was answered in both"):
+    with pytest.raises(RunFailed, match="no question was answered and scored in both"):
         compare([first, second])
 
 

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 from semclip_eval import session
 from semclip_eval.mini import weights_folder
 from semclip_eval.mini.build import build_vstar
-from semclip_eval.run import execute
+from semclip_eval.run import execute, make_plan
 from tests.test_configs import composed
 
 SYSTEM = (
@@ -125,6 +125,19 @@ def test_the_same_config_gives_the_same_file_bit_for_bit(scenes, tmp_path):
         config = composed("profile=mini", f"benchmark.path={scenes}", f"run.output_dir={tmp_path / name}")
         files.append((execute(config) / "samples.jsonl").read_bytes())
     assert files[0] == files[1]
+
+
+def test_a_run_that_was_stopped_within_a_batch_ends_with_the_same_file(scenes, tmp_path):
+    config = composed(
+        "profile=mini", f"benchmark.path={scenes}", "run.batch_size=5", f"run.output_dir={tmp_path / 'a'}"
+    )
+    whole = (execute(config) / "samples.jsonl").read_bytes()
+    config["run"]["output_dir"] = str(tmp_path / "b")
+    folder = make_plan(config).folder
+    folder.mkdir(parents=True)
+    lines = whole.splitlines(keepends=True)
+    (folder / "samples.jsonl").write_bytes(b"".join(lines[:7]) + lines[7][:20])
+    assert (execute(config) / "samples.jsonl").read_bytes() == whole
 
 
 def test_the_letter_protocol_asks_and_reads_letters(scenes, tmp_path):

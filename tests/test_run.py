@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from semclip_eval import session
-from semclip_eval.errors import ConfigError, RunFailed
+from semclip_eval.errors import ConfigError, DataError, RunFailed
 from semclip_eval.results.records import SampleWriter, hold, read_samples
 from semclip_eval.results.summary import COLUMNS, read_rows
 from semclip_eval.run import execute, make_plan
@@ -114,9 +115,56 @@ def test_a_changed_config_is_another_run(tmp_path, change):
     assert make_plan(config(tmp_path, **change)).run_id != make_plan(config(tmp_path)).run_id
 
 
-@pytest.mark.parametrize("change", [{"run__num_workers": 0}, {"run__resume": False}, {"run__max_error_rate": 0.5}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run__num_workers": 0},
+        {"run__resume": False},
+        {"run__max_error_rate": 0.5},
+        {"run__warmup": 1},
+        {"run__new_tokens": 3},
+        {"profile": {"name": "test", "announcement": "said in other words"}},
+        {"benchmark__description": "another"},
+    ],
+)
 def test_what_changes_no_answer_changes_no_run_id(tmp_path, change):
     assert make_plan(config(tmp_path, **change)).run_id == make_plan(config(tmp_path)).run_id
+
+
+def test_in_latency_mode_the_length_counts_and_the_batch_does_not(tmp_path):
+    def identity(**changes):
+        return make_plan(config(tmp_path, run__mode="latency", **changes)).run_id
+
+    assert identity(run__batch_size=4) == identity()
+    assert identity(run__new_tokens=3) != identity()
+
+
+def test_local_files_count_by_their_content_not_by_their_path(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text("same")
+    one, two = (make_plan(config(tmp_path, model__path=str(tmp_path / name))).run_id for name in ("one", "two"))
+    assert one == two
+    (tmp_path / "two" / "weights").write_text("more")
+    assert make_plan(config(tmp_path, model__path=str(tmp_path / "two"))).run_id != one
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", ".hidden", ""])
+def test_a_name_that_would_leave_its_folder_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"model\.name="):
+        make_plan(config(tmp_path, model__name=name))
+
+
+def test_a_section_that_nothing_reads_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"benchmrk: nothing reads it\. Did you mean 'benchmark'"):
+        make_plan(config(tmp_path, benchmrk={"path": "x"}))
+
+
+def test_more_crops_than_the_scheme_has_are_refused_before_weights_are_loaded(tmp_path):
+    loads = ComputedVLM.loads
+    with pytest.raises(ConfigError, match=r"selector\.top_k=5: the crop scheme has 4 candidates"):
+        execute(config(tmp_path, selector={**SEMCLIP, "top_k": 5}))
+    assert ComputedVLM.loads == loads
 
 
 def test_models_stay_loaded_across_jobs(tmp_path):
@@ -243,10 +291,71 @@ def test_starting_over_keeps_the_earlier_records_aside(tmp_path):
     assert (plan.folder / "samples.jsonl").read_bytes() == whole
 
 
+def test_starting_over_twice_loses_neither_set(tmp_path):
+    plan = make_plan(config(tmp_path))
+    plan.folder.mkdir(parents=True)
+    line = '{{"question_id": "q0", "status": "ok", "score": {}}}\n'
+    for score in (0, 1):
+        (plan.folder / "samples.jsonl").write_text(line.format(score))
+        (plan.folder / "summary.csv").unlink(missing_ok=True)
+        execute(config(tmp_path, run__resume=False))
+    kept = sorted(plan.folder.glob("samples.previous*.jsonl"))
+    assert {path.read_text() for path in kept} == {line.format(0), line.format(1)}
+
+
+def half_done(tmp_path, **changes):
+    """A run folder with half of its records and the environment of the process that made them."""
+    whole = execute(config(tmp_path / "whole", **changes))
+    plan = make_plan(config(tmp_path / "half", **changes))
+    plan.folder.mkdir(parents=True)
+    text = (whole / "samples.jsonl").read_text().splitlines(keepends=True)
+    (plan.folder / "samples.jsonl").write_text("".join(text[:5]))
+    environment = json.loads((whole / "environment.json").read_text())
+    return plan.folder, environment
+
+
+def test_a_resumed_run_keeps_its_beginning_and_says_what_changed(tmp_path, capsys):
+    folder, environment = half_done(tmp_path)
+    environment["sessions"][0] |= {"started_at": "2020-01-01T00:00:00+00:00", "git_commit": "somewhere-else"}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    execute(config(tmp_path / "half"))
+    (row,) = read_rows(folder / "summary.csv")
+    sessions = json.loads((folder / "environment.json").read_text())["sessions"]
+    assert row["started_at"] == "2020-01-01T00:00:00+00:00"
+    assert row["wall_s"] == ""
+    assert [session["git_commit"] == "somewhere-else" for session in sessions] == [True, False]
+    assert "git_commit somewhere-else ->" in " ".join(capsys.readouterr().err.split())
+
+
+def test_latencies_of_two_machines_do_not_share_a_row(tmp_path):
+    folder, environment = half_done(tmp_path, run__mode="latency")
+    environment["sessions"][0]["device"] = "another GPU"
+    (folder / "environment.json").write_text(json.dumps(environment))
+    with pytest.raises(ConfigError, match="another GPU -> cpu"):
+        execute(config(tmp_path / "half", run__mode="latency"))
+
+
+def test_an_empty_summary_is_not_a_finished_run(tmp_path):
+    folder = execute(config(tmp_path))
+    (folder / "summary.csv").write_text("")
+    execute(config(tmp_path))
+    assert read_rows(folder / "summary.csv")[0]["n"] == "10"
+
+
+def test_half_a_surrogate_pair_in_the_data_does_not_end_the_run(tmp_path, monkeypatch):
+    original = fakes.DrawnBenchmark._question
+
+    def broken_text(self, index):
+        return dataclasses.replace(original(self, index), text="half a pair: \ud83d")
+
+    monkeypatch.setattr(fakes.DrawnBenchmark, "_question", broken_text)
+    assert read_samples(execute(config(tmp_path)))[0]["question"] == "half a pair: \ud83d"
+
+
 def test_records_of_other_questions_are_refused(tmp_path):
     plan = make_plan(config(tmp_path))
     plan.folder.mkdir(parents=True)
-    (plan.folder / "samples.jsonl").write_text('{"question_id": "stranger", "status": "ok"}\n')
+    (plan.folder / "samples.jsonl").write_text('{"question_id": "stranger", "status": "ok", "score": 1}\n')
     with pytest.raises(ConfigError, match="stranger"):
         execute(config(tmp_path))
 
@@ -317,8 +426,6 @@ def test_what_psi_could_not_read_is_said(tmp_path, capsys):
 def test_a_line_that_is_no_record_is_named(tmp_path):
     writer_folder = tmp_path
     SampleWriter(writer_folder).close()
-    (tmp_path / "samples.jsonl").write_text('{"question_id": "a"}\nnonsense\n')
-    from semclip_eval.errors import DataError
-
+    (tmp_path / "samples.jsonl").write_text('{"question_id": "a", "status": "ok", "score": 1}\nnonsense\n')
     with pytest.raises(DataError, match=r"samples\.jsonl, line 2"):
         read_samples(tmp_path)

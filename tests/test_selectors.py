@@ -114,7 +114,10 @@ def test_ranking_is_a_stable_sort_where_scores_are_apart_or_equal(levels: list[i
 
 def test_semclip_refuses_what_it_cannot_do() -> None:
     item = an_input(candidates=[Box(0, 0, 9, 9)])
-    with pytest.raises(ConfigError, match=r"selector\.top_k=2: an image of 90 x 60 pixels has 1 candidate"):
+    with pytest.raises(ConfigError, match=r"selector\.top_k=2: the crop scheme has 1 candidates"):
+        SemClip(top_k=2).check_candidates(1)
+    SemClip(top_k=2).check_candidates(2)
+    with pytest.raises(QuestionError, match=r"selector\.top_k=2: an image of 90 x 60 pixels has only 1 candidate"):
         SemClip(top_k=2).select([item], DictatedRelevance({"q1": (1.0,)}))
     with pytest.raises(ConfigError, match="selector=semclip: needs a ψ"):
         SemClip().select([item], None)
@@ -183,7 +186,9 @@ def test_random_crop_draws_the_same_in_another_process() -> None:
 
 
 def test_random_crop_refuses_more_than_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"selector\.count=10: .* has 9 candidate crops"):
+    with pytest.raises(ConfigError, match=r"selector\.count=10: the crop scheme has 9 candidates"):
+        RandomCrop(count=10).check_candidates(9)
+    with pytest.raises(QuestionError, match=r"selector\.count=10: .* has only 9 candidate crops"):
         RandomCrop(count=10).select([an_input()], None)
 
 

@@ -515,13 +515,37 @@ def ask_hub(cache: Path, revision: str, **environment: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_cached_snapshot_needs_no_hub(folder: Path, tmp_path: Path) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    snapshots = tmp_path / "hub" / "datasets--craigwu--vstar_bench"
-    shutil.copytree(folder, snapshots / "snapshots" / commit)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached_snapshot(folder: Path, cache: Path) -> Path:
+    """`folder` as the Hub's cache would hold it."""
+    snapshots = cache / "hub" / "datasets--craigwu--vstar_bench"
+    shutil.copytree(folder, snapshots / "snapshots" / COMMIT)
     (snapshots / "refs").mkdir()
-    (snapshots / "refs" / "main").write_text(commit)
-    assert ask_hub(tmp_path, commit, HF_HUB_OFFLINE="1") == [["115", "0"], commit]
+    (snapshots / "refs" / "main").write_text(COMMIT)
+    return snapshots / "snapshots" / COMMIT
+
+
+def test_a_cached_snapshot_needs_no_hub(folder: Path, tmp_path: Path) -> None:
+    snapshot = cached_snapshot(folder, tmp_path)
+    (snapshot / "test_questions.jsonl").unlink()
+    for category, count in (("direct_attributes", 115), ("relative_position", 76)):
+        image = next((snapshot / category).glob("*.jpg"))
+        have = len(list((snapshot / category).glob("*.jpg")))
+        for number in range(count - have):
+            shutil.copy(image, snapshot / category / f"sa_9{number:04}.jpg")
+            shutil.copy(image.with_suffix(".json"), snapshot / category / f"sa_9{number:04}.json")
+    identities, revision = ask_hub(tmp_path, COMMIT, HF_HUB_OFFLINE="1")
+    assert (len(identities), revision) == (191, COMMIT)
+
+
+def test_a_download_that_broke_off_is_not_taken_for_the_data_set(folder: Path, tmp_path: Path) -> None:
+    cached_snapshot(folder, tmp_path)
+    message = ask_hub(tmp_path, COMMIT, HF_HUB_OFFLINE="1")
+    assert "published are 191" in message
+    assert message.count("\n") == 1
+    assert "benchmark.path=FOLDER" in message
 
 
 def test_an_unreachable_hub_is_two_lines_with_the_remedy(tmp_path: Path) -> None:

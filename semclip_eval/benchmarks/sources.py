@@ -14,11 +14,22 @@ TEXT_SUFFIXES = (".json", ".jsonl")
 
 
 def local_folder(path: str) -> Path:
-    """The folder that `benchmark.path` names; `mini://NAME` is that miniature's. ConfigError where there is none."""
-    if path.startswith(MINI):
-        from semclip_eval.mini.build import ensure
+    """The folder that `benchmark.path` names; `mini://NAME` is that miniature's.
 
-        return Path(ensure(path.removeprefix(MINI)))
+    ConfigError where there is none, or where the miniature cannot be written into its cache folder.
+    """
+    if path.startswith(MINI):
+        from semclip_eval.mini.build import default_cache_folder, ensure
+
+        try:
+            return Path(ensure(path.removeprefix(MINI)))
+        except ValueError as error:
+            raise ConfigError(f"benchmark.path={path}: {error}.") from error
+        except OSError as error:
+            raise ConfigError(
+                f"The miniature cannot be written to {default_cache_folder()} ({error.strerror or error}): set "
+                "SEMCLIP_EVAL_CACHE to a folder that can be written."
+            ) from error
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"benchmark.path={path}: no such folder.")
@@ -53,7 +64,9 @@ def content_revision(folder: Path, files: Iterable[Path]) -> str:
     """
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        # A missing image is one question's error later; here it only counts as missing.
+        size = path.stat().st_size if path.exists() else -1
+        digest.update(f"{name}\0{size}\0".encode())
         if path.suffix.lower() in TEXT_SUFFIXES:
             digest.update(path.read_bytes())
     return f"local:{digest.hexdigest()[:12]}"

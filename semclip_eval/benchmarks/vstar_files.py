@@ -154,7 +154,9 @@ def _content(path: Path) -> bytes:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < 10**9  # also refuses NaN and infinity
 
 
 def _texts(value: Any) -> bool:

@@ -68,6 +68,7 @@ class Llava15(VLM):
         _require_device(device)
         if attn == "flash_attention_2" and dtype == "float32":
             raise ConfigError("model.attn=flash_attention_2: needs run.dtype=bfloat16 or float16, not float32")
+        path = None if path is None else str(path)  # Hydra reads a folder named 2024 as a number
         self.name, self.device, self.dtype, self.attention = name, device, dtype, attn
         self.conversation = CONVERSATIONS[conversation]
         if load_format == "dummy":

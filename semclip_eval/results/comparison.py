@@ -141,10 +141,13 @@ def _pair(reference: Run, other: Run) -> Pair:
     both = [
         (identity, record, other.records[identity])
         for identity, record in reference.records.items()
-        if record["status"] != "error" and other.records[identity]["status"] != "error"
+        if record["score"] is not None and other.records[identity]["score"] is not None
     ]
     if not both:
-        raise RunFailed(f"compare refused: no question was answered in both {reference.folder} and {other.folder}.")
+        raise RunFailed(
+            f"compare refused: no question was answered and scored in both {reference.folder} and {other.folder} "
+            "(latency mode scores no generated answers)."
+        )
     differences = [second["score"] - first["score"] for _, first, second in both]
     # Questions about one image rise and fall together; a question of no cluster stands for itself.
     clusters = [str(first.get("cluster") or first.get("image_id") or "") for _, first, _ in both]

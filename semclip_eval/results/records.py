@@ -57,7 +57,17 @@ class Record:
 
     def line(self) -> str:
         """The record as one line of JSON, with the line's end."""
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False) + "\n"
+        return json_line(asdict(self))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """One line of JSON, readable where the text is; half a surrogate pair, which no file can hold, is escaped."""
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        line = json.dumps(record, allow_nan=False) + "\n"
+    return line
 
 
 @contextmanager
@@ -153,6 +163,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
             try:
                 record = json.loads(line)
                 identity = str(record["question_id"])
+                record["status"], record["score"]
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
                     f"{path}, line {number}: not a record ({error}). Remove that line, and its question is asked again."
@@ -163,8 +174,7 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 
 def rewrite_samples(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
     """Replace `samples.jsonl` by these records, atomically."""
-    text = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
-    write_atomically(folder / SAMPLES, text)
+    write_atomically(folder / SAMPLES, "".join(json_line(record) for record in records))
 
 
 def write_atomically(path: Path, text: str) -> None:

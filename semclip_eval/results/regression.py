@@ -16,7 +16,7 @@ from rich.table import Table
 
 from semclip_eval.console import out
 from semclip_eval.errors import ConfigError, DataError
-from semclip_eval.results.records import write_atomically
+from semclip_eval.results.records import output_error, write_atomically
 from semclip_eval.results.summary import SUMMARY, csv_text, finished_runs, read_categories, read_rows
 
 KEYS = ("profile", "benchmark", "protocol", "model", "selector", "crops", "psi", "mode", "seed", "n")
@@ -153,7 +153,10 @@ def write_baseline(folders: Sequence[Path], path: Path) -> None:
                 if cells[quantity]:
                     number = {**key, "category": category, "quantity": quantity, "value": cells[quantity]}
                     rows.append({**number, "tolerance": kept.get(_identity(number), f"{tolerance:g}")})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
     write_atomically(path, csv_text(COLUMNS, rows))
 
 

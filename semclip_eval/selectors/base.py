@@ -10,7 +10,7 @@ from typing import ClassVar
 from PIL import Image
 
 from semclip_eval.crops import whole_image
-from semclip_eval.errors import ConfigError
+from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.relevance.base import Relevance
 from semclip_eval.types import Box, Question, Selection, View
 
@@ -44,6 +44,9 @@ class Selector(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_truth: ClassVar[bool] = False
 
+    def check_candidates(self, candidates: int) -> None:  # noqa: B027 (optional)
+        """ConfigError where so many candidate crops (those of a large image) are too few for this selector."""
+
     @abstractmethod
     def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
         """One selection an input, in the order given, each independent of the other inputs.
@@ -71,10 +74,18 @@ def with_overview(image: Image.Image, boxes: Sequence[Box]) -> Selection:
     return Selection((overview(image), *(View("crop", box) for box in boxes)))
 
 
-def check_enough(key: str, count: int, item: SelectionInput) -> None:
-    """ConfigError where an image has fewer candidates than `key` asks for."""
-    if count > len(item.candidates):
+def check_scheme(key: str, count: int, candidates: int) -> None:
+    """ConfigError where the crop scheme has fewer candidates than `key` asks for."""
+    if count > candidates:
         raise ConfigError(
-            f"{key}={count}: an image of {item.image.width} x {item.image.height} pixels has {len(item.candidates)} "
-            f"candidate crops; give at most that, or a finer crops=...."
+            f"{key}={count}: the crop scheme has {candidates} candidates; give at most that, or a finer crops=...."
+        )
+
+
+def check_enough(key: str, count: int, item: SelectionInput) -> None:
+    """QuestionError where one image is too small for as many candidates as `key` asks for."""
+    if count > len(item.candidates):
+        raise QuestionError(
+            f"{key}={count}: an image of {item.image.width} x {item.image.height} pixels has only "
+            f"{len(item.candidates)} candidate crops."
         )

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from semclip_eval.crops import whole_number
 from semclip_eval.relevance.base import Relevance
-from semclip_eval.selectors.base import SelectionInput, Selector, check_enough, with_overview
+from semclip_eval.selectors.base import SelectionInput, Selector, check_enough, check_scheme, with_overview
 from semclip_eval.types import Box, Selection
 
 
@@ -27,6 +27,10 @@ class RandomCrop(Selector):
 
     def __post_init__(self) -> None:
         whole_number("selector.count", self.count, 1)
+
+    def check_candidates(self, candidates: int) -> None:
+        """ConfigError where the crop scheme has fewer candidates than `count`."""
+        check_scheme("selector.count", self.count, candidates)
 
     def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
         return [with_overview(item.image, self._drawn(item)) for item in inputs]

@@ -10,7 +10,7 @@ from typing import ClassVar
 from semclip_eval.crops import whole_number
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.relevance.base import Relevance, RelevanceRequest
-from semclip_eval.selectors.base import SelectionInput, Selector, check_enough, overview
+from semclip_eval.selectors.base import SelectionInput, Selector, check_enough, check_scheme, overview
 from semclip_eval.types import Selection, View
 
 # Two crops with the same pixels get scores that differ by float rounding, and that rounding changes with the batch
@@ -23,7 +23,7 @@ class SemClip(Selector):
     """The overview, then the `top_k` candidates with the highest ψ, best first.
 
     Scores within `TIE` of the best remaining one are ties; the earliest candidate wins. `top_k` above the number of
-    candidates is a ConfigError, not a shorter list: the row would claim crops that the VLM never saw.
+    candidates is an error, not a shorter list: the row would claim crops that the VLM never saw.
     """
 
     name: str = "semclip"
@@ -32,6 +32,10 @@ class SemClip(Selector):
 
     def __post_init__(self) -> None:
         whole_number("selector.top_k", self.top_k, 1)
+
+    def check_candidates(self, candidates: int) -> None:
+        """ConfigError where the crop scheme has fewer candidates than `top_k`."""
+        check_scheme("selector.top_k", self.top_k, candidates)
 
     def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
         if relevance is None:
