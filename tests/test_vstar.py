@@ -536,7 +536,9 @@ def test_a_cached_snapshot_needs_no_hub(folder: Path, tmp_path: Path) -> None:
         for number in range(count - have):
             shutil.copy(image, snapshot / category / f"sa_9{number:04}.jpg")
             shutil.copy(image.with_suffix(".json"), snapshot / category / f"sa_9{number:04}.json")
-    identities, revision = ask_hub(tmp_path, COMMIT, HF_HUB_OFFLINE="1")
+    answer = ask_hub(tmp_path, COMMIT, HF_HUB_OFFLINE="1")
+    assert not isinstance(answer, str), answer
+    identities, revision = answer
     assert (len(identities), revision) == (191, COMMIT)
 
 

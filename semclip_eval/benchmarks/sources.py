@@ -46,7 +46,13 @@ def hub_folder(hub_id: str, revision: str, patterns: Sequence[str]) -> tuple[Pat
 
     with offline_if_unreachable() as reason:
         try:
-            fetched = snapshot_download(hub_id, repo_type="dataset", revision=revision, allow_patterns=list(patterns))
+            fetched = snapshot_download(
+                hub_id,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=reason is not None,
+            )
         except Exception as error:  # whatever the client met (network, offline, access, disk), the remedy is the same
             message = reason or f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '').rstrip('.')}"
             raise DataError(
