@@ -96,8 +96,8 @@ def _full_line(cuda: bool, free_memory_gib: float, hub: str) -> str:
         parts.append("a CUDA device is there")
     else:
         parts.append(
-            f"no CUDA device: LLaVA-1.5-7B needs about 27 GiB in float32 on the CPU ({free_memory_gib:.0f} GiB are "
-            "free) and minutes a question"
+            f"no CUDA device: the weights of LLaVA-1.5-7B need 26.3 GiB in float32 or 13.2 GiB in bfloat16 on the CPU "
+            f"({free_memory_gib:.0f} GiB are free), and it is slow"
         )
     if hub.startswith("reachable"):
         parts.append("weights and data come from the Hub at first use")

@@ -90,6 +90,7 @@ class ComputedVLM:
         name: str = "computed",
         path: str | None = None,
         revision: str | None = None,
+        load_format: str = "auto",
         delay_s: float = 0.0,
         poison: str = "",
         device: str = "cpu",

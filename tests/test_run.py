@@ -416,6 +416,13 @@ def test_latency_mode_fixes_the_length_and_scores_no_forced_answer(tmp_path):
     assert row["tpot_ms_p50"] != ""
 
 
+def test_random_weights_are_named_in_the_table(tmp_path, capsys):
+    execute(config(tmp_path, model__load_format="dummy"))
+    assert "computed (random weights)" in capsys.readouterr().out
+    execute(config(tmp_path))
+    assert "random weights" not in capsys.readouterr().out
+
+
 def test_what_psi_could_not_read_is_said(tmp_path, capsys):
     execute(config(tmp_path, selector=SEMCLIP, psi__text="question_and_options"))
     assert "ψ read only the first 4 tokens of 10 of 10 texts" in " ".join(capsys.readouterr().err.split())

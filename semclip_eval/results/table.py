@@ -88,7 +88,7 @@ def _same(rows: Sequence[Mapping[str, str]], name: str) -> bool:
 def _title(row: Mapping[str, str]) -> str:
     parts = [
         f"{row['benchmark']} ({row['profile']} profile, {row['protocol']})",
-        row["model"],
+        row["model"] + (" (random weights)" if row["model_revision"].startswith("dummy") else ""),
         row["selector"] + (" (sees the annotated boxes)" if row["uses_truth"] == "true" else ""),
     ]
     parts += [row[name] for name in ("crops", "psi") if row[name]]
