@@ -31,10 +31,6 @@ def _cell(thing: Thing) -> tuple[int, int]:
     return thing.center[1] * GRID // SCENE_SIZE + 1, thing.center[0] * GRID // SCENE_SIZE + 1
 
 
-def _article(color: str) -> str:
-    return "an" if color == "orange" else "a"
-
-
 def _hard(rng: random.Random) -> bool:
     """Half of the relations are between things of the same half of the scene.
 
