@@ -46,8 +46,8 @@ def build_tokenizer(config: Any, prompt: str) -> Any:
     image_id = config.image_token_index
     if image_id < 256 + len(specials):
         raise ModelError(
-            f"model.load_format=dummy: image_token_index {image_id} leaves no room for a byte-level vocabulary (at "
-            "least 259 is needed); take an architecture such as model=llava15_7b, or model.load_format=auto for real weights"
+            f"model.load_format=dummy: image_token_index {image_id} leaves no room for a byte-level vocabulary; "
+            "at least 259 is needed. Take model=llava15_7b, or model.load_format=auto for real weights."
         )
     draft = Tokenizer(models.BPE())
     draft.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
