@@ -22,6 +22,7 @@ from semclip_eval.config import RunConfig
 from semclip_eval.crops import coverage
 from semclip_eval.errors import SemclipEvalError
 from semclip_eval.measure.stages import StageClock
+from semclip_eval.models.memory import out_of_memory
 from semclip_eval.models.replay import Replay
 from semclip_eval.relevance.base import Relevance, psi_text
 from semclip_eval.results.records import Record
@@ -122,7 +123,9 @@ class Pipeline:
         except SemclipEvalError:
             raise
         except Exception as error:
-            release_memory(self.run.device, error)
+            if out_of_memory(error) and self.vlm is not None:
+                self.vlm.release_memory()
+            empty_device_cache(self.run.device, error)
             if len(alive) == 1:
                 alive[0].error = error
                 return
@@ -249,12 +252,7 @@ def target_coverage(targets: Sequence[Box], views: Sequence[View]) -> float | No
     return round(min(coverage(target, boxes) for target in targets), 6)
 
 
-def out_of_memory(error: Exception | None) -> bool:
-    """Did the process or the device run out of memory?"""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-
-
-def release_memory(device: str, error: Exception) -> None:
+def empty_device_cache(device: str, error: Exception) -> None:
     """Give cached device memory back after a failure, so that the next question does not inherit it."""
     error.__traceback__ = None  # its frames hold the tensors
     if device.startswith("cuda"):

@@ -176,6 +176,51 @@ def check_batch(vlm: TransformersVLM, selections: dict[str, tuple[Image.Image, .
     assert alone[0].option_losses != pytest.approx(alone[1].option_losses, abs=1e-3)  # views matter
 
 
+def check_overview_is_shared(
+    vlm: TransformersVLM, selections: dict[str, tuple[Image.Image, ...]], overviews: int = 1
+) -> None:
+    """The overview passes the tower once for all questions and selectors, apart from the crops, and answers stay.
+
+    `overviews`: in how many ways the family shows the overview, by the number of views beside it.
+    """
+    tower, calls = vlm.model.model.get_image_features, []
+
+    def counted(*inputs: Any, **named: Any) -> Any:
+        calls.append(len(inputs[0]))
+        return tower(*inputs, **named)
+
+    asked = [Request(images, Prompt(text, OPTIONS)) for images in selections.values() for text in (QUESTION, "Red?")]
+    batch = [vlm.prepare(question) for question in asked]
+    vlm.begin_block(keep=False)
+    vlm.features.passes = vlm.features.reused = 0
+    apart, features_apart = vlm.answer(batch), vlm.encode(batch)
+    assert vlm.features.reused == 0
+    vlm.features.passes = 0
+    vlm.model.model.get_image_features = counted
+    try:
+        vlm.begin_block(keep=True)
+        shared = [vlm.encode([prepared])[0] for prepared in batch]
+        crops = [len(question.images) - 1 for question in asked]
+        assert len(calls) == overviews + sum(count > 0 for count in crops)
+        assert vlm.features.passes == overviews + sum(crops)
+        assert vlm.features.reused == len(asked) - overviews
+        vlm.begin_block(keep=True)
+        assert all(map(torch.equal, shared, vlm.encode(batch)))  # all overviews were kept
+        assert vlm.features.reused == 2 * len(asked) - overviews
+        vlm.release_memory()
+        vlm.begin_block(keep=True)
+        assert all(map(torch.equal, shared, vlm.encode(batch)))  # all were made again, one of each
+        assert vlm.features.passes == 2 * overviews + 3 * sum(crops)
+        answers = vlm.answer(batch)
+    finally:
+        del vlm.model.model.get_image_features
+        vlm.begin_block(keep=False)
+    for one, other in zip(features_apart, shared, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for one, other in zip(apart, answers, strict=True):
+        assert other.option_losses == pytest.approx(one.option_losses, abs=1e-4)
+
+
 def check_dummy(built: Callable[..., TransformersVLM], folder: Path) -> None:
     """Random weights in the shape of a folder's config.json: same twice, in the dtype asked for, as many tokens."""
     first, second = (built(path=str(folder), load_format="dummy", dtype="bfloat16") for _ in range(2))

@@ -16,6 +16,7 @@ from tests.family_small import (
     check_batch,
     check_dummy,
     check_odd_texts,
+    check_overview_is_shared,
     check_weight_names,
     golden,
     save_checkpoint,
@@ -118,6 +119,11 @@ def test_answers_do_not_depend_on_the_batch(vlm):
     selections = three_selections()
     del selections["full_crop"]  # five views of 1500 tokens, which padding would give to every question
     check_batch(vlm, selections)
+
+
+def test_an_overview_passes_the_tower_once_for_all_questions_and_selectors(vlm):
+    selections = three_selections()
+    check_overview_is_shared(vlm, {name: selections[name] for name in ("no_crop", "semclip")})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """LLaVA-OneVision against plain transformers, at the true tile and patch sizes."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
-from semclip_eval.errors import ConfigError
+from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.llava_onevision import LlavaOnevision
 from semclip_eval.models.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
@@ -15,6 +18,7 @@ from tests.family_small import (
     check_batch,
     check_dummy,
     check_odd_texts,
+    check_overview_is_shared,
     check_weight_names,
     golden,
     save_checkpoint,
@@ -129,6 +133,11 @@ def test_answers_do_not_depend_on_the_batch(vlm):
     check_batch(vlm, three_selections())
 
 
+def test_an_overview_passes_the_tower_once_for_all_questions_and_selectors(vlm):
+    """A lone overview is cut into tiles, one beside crops is not: those two are kept apart."""
+    check_overview_is_shared(vlm, three_selections(), overviews=2)
+
+
 @pytest.mark.parametrize(
     ("size", "tokens"),
     # (width, height), features by hand: rows x (columns + a newline) without the padding, and 27 x 27 of the whole.
@@ -199,3 +208,12 @@ def test_weights_have_the_published_names(folder):
         "language_model.model.embed_tokens.weight",
         "language_model.lm_head.weight",
     )
+
+
+def test_a_checkpoint_with_another_rule_for_tiles_is_refused(folder, tmp_path):
+    copy = tmp_path / "anyres"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text()) | {"vision_aspect_ratio": "anyres"}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config.json has vision_aspect_ratio 'anyres'; only anyres_max_N"):
+        built(path=str(copy))

@@ -17,6 +17,7 @@ from tests.family_small import (
     check_batch,
     check_dummy,
     check_odd_texts,
+    check_overview_is_shared,
     check_weight_names,
     golden,
     save_checkpoint,
@@ -122,6 +123,10 @@ def test_odd_texts_have_the_ids_of_the_published_processor(vlm, reference):
 
 def test_answers_do_not_depend_on_the_batch(vlm):
     check_batch(vlm, three_selections())
+
+
+def test_an_overview_passes_the_tower_once_for_all_questions_and_selectors(vlm):
+    check_overview_is_shared(vlm, three_selections())
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.mini import weights_folder
 from semclip_eval.mini.questions import make_question
 from semclip_eval.mini.world import make_scene, render
-from semclip_eval.models.features import FeatureStore, ViewFeatures, pixel_keys
+from semclip_eval.models.features import FeatureStore, ViewFeatures, pixel_keys, view_key
 from semclip_eval.models.llava import Llava15
 from semclip_eval.models.views import preprocess
 from semclip_eval.relevance.base import RelevanceRequest
@@ -182,6 +182,15 @@ def test_a_key_is_of_the_pixels_alone() -> None:
     assert pixel_keys(again)[0] != pixel_keys(pixels)[1]
 
 
+def test_a_key_of_a_view_is_also_of_how_its_pixels_are_read() -> None:
+    pixels, grid = torch.rand(8, 6), torch.tensor([[1, 2, 4]])
+    key = view_key(pixels, {"image_grid_thw": grid})
+    assert view_key(pixels.clone(), {"image_grid_thw": grid.clone()}) == key
+    assert view_key(pixels, {"image_grid_thw": torch.tensor([[1, 4, 2]])}) != key
+    assert view_key(pixels.reshape(4, 12), {"image_grid_thw": grid}) != key
+    assert view_key(pixels, {}) != key
+
+
 def test_another_tower_is_refused(vlm: Llava15, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tower that was trained on would give embeddings that mean nothing to CLIP's text tower."""
     psi = tower()
@@ -195,7 +204,7 @@ def test_a_vlm_without_a_clip_tower_is_refused() -> None:
     class Other:
         name = "other"
 
-    with pytest.raises(ConfigError, match=r"psi=tower: model=other has no CLIP tower"):
+    with pytest.raises(ConfigError, match=r"psi=tower: model=other offers no CLIP tower"):
         tower().attach(Other())
 
 

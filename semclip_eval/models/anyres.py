@@ -27,6 +27,12 @@ def best_canvas(height: int, width: int, canvases: Sequence[Sequence[int]]) -> t
     return best
 
 
+def canvas_tiles(height: int, width: int, canvases: Sequence[Sequence[int]], tile: int) -> int:
+    """Tiles of an image on its canvas and the tile of the whole image."""
+    canvas = best_canvas(height, width, canvases)
+    return (canvas[0] // tile) * (canvas[1] // tile) + 1
+
+
 def canvas_tokens(
     height: int, width: int, canvas: tuple[int, int], tile: int, patches: int, most_tiles: int = 0
 ) -> int:

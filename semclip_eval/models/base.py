@@ -20,7 +20,7 @@ class Prepared:
     of each option, the end token included, empty where the answer is generated. `visual_tokens` are counted in
     `input_ids`, `text_tokens` are the rest of it; None where only a server counts them. `extras` are
     further tensors that the family's model asks for, under the names of its own arguments (`image_grid_thw`,
-    `image_sizes`).
+    `image_sizes`). `view_tokens` are the visual tokens of each view, in the order of the views.
     """
 
     pixel_values: Any
@@ -30,6 +30,7 @@ class Prepared:
     visual_tokens: int | None
     text_tokens: int | None
     extras: Mapping[str, Any] = field(default_factory=dict)
+    view_tokens: tuple[int, ...] = ()
 
 
 class VLM(ABC):
@@ -76,6 +77,9 @@ class VLM(ABC):
 
     def begin_block(self, keep: bool) -> None:  # noqa: B027 (optional)
         """A block of questions begins; with `keep=False` (latency mode) nothing of earlier ones may be reused."""
+
+    def release_memory(self) -> None:  # noqa: B027 (optional)
+        """Memory ran out: let go of everything that was kept for later questions. Changes no answer."""
 
     @abstractmethod
     def encode(self, batch: Sequence[Prepared]) -> Any:

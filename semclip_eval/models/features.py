@@ -1,16 +1,18 @@
 """What the vision tower made of views, kept so that no view passes it twice.
 
-A view is known by the digest of its preprocessed pixels, which is all that a tower's output depends on: two questions
-about one image, two selectors over one benchmark, and a ψ that looks through the VLM's own tower find each other's work
-without agreeing on names.
+A view is known by the digest of what the tower reads, its preprocessed pixels: two questions about one image, two
+selectors over one benchmark, and a ψ that looks through the VLM's own tower find each other's work without agreeing on
+names.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import xxhash
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +22,10 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class ViewFeatures:
-    """One view after the tower: `selected` (tokens per view, width) is what the projector reads.
+    """One view after the tower: `selected` (tokens, width) is what the family keeps.
 
-    `embedding` (dimension) is the view's unit-norm float32 embedding for ψ, None where no ψ asked for one; `space`
-    names the weights that made it.
+    For LLaVA-1.5 that is what the projector reads, elsewhere what it made of it. `embedding` (dimension) is the view's
+    unit-norm float32 embedding for ψ, None where no ψ asked for one; `space` names the weights that made it.
     """
 
     selected: torch.Tensor
@@ -64,6 +66,11 @@ class FeatureStore:
     def __contains__(self, key: object) -> bool:
         return key in self._features
 
+    def clear(self) -> None:
+        """Let go of everything, also within a block."""
+        self._features.clear()
+        self._size = 0
+
     def embedding(self, key: bytes, space: str) -> torch.Tensor | None:
         """The view's embedding in that space; None where the view is not here or no ψ of that space looked at it."""
         features = self._features.get(key)
@@ -87,4 +94,14 @@ class FeatureStore:
 
 def pixel_keys(pixels: torch.Tensor) -> tuple[bytes, ...]:
     """A digest for each view of `pixels` (views, 3, height, width; float32 on the CPU)."""
-    return tuple(hashlib.blake2b(view.numpy().tobytes(), digest_size=16).digest() for view in pixels.contiguous())
+    # Not a cryptographic hash: nobody gains by forging a view, and this one runs at the speed of memory.
+    return tuple(xxhash.xxh3_128_digest(view.numpy()) for view in pixels.contiguous())
+
+
+def view_key(pixels: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> bytes:
+    """A digest of one view whose pixels alone do not say how they are read: of both, their names and shapes."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in (("pixels", pixels), *sorted(extras.items())):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.digest()

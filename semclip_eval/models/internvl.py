@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
-from semclip_eval.models.transformers_vlm import TransformersVLM, Views
+from semclip_eval.models.base import Prepared
+from semclip_eval.models.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers_vlm import Views
 from semclip_eval.models.views import require_rgb
 
 # preprocessor_config.json of OpenGVLab/InternVL3-8B-hf: ImageNet's mean and deviation.
@@ -18,7 +20,7 @@ IMAGE_STD = [0.229, 0.224, 0.225]
 PUBLISHED_MAX_PATCHES = 12
 
 
-class InternVL(TransformersVLM):
+class InternVL(DynamicResolutionVLM):
     """InternVL in transformers' own format; the keywords are those of `TransformersVLM` and a bound for a view's tiles.
 
     `max_patches`: tiles that a view is cut into at most, each view for itself (the original code shares its bound among
@@ -39,6 +41,7 @@ class InternVL(TransformersVLM):
         attn: str = "sdpa",
         conversation: str = "internvl3",
         device_map: str | None = None,
+        feature_cache_mib: int = 1024,
         max_patches: int | None = None,
         device: str = "cpu",
         dtype: str = "float32",
@@ -46,7 +49,9 @@ class InternVL(TransformersVLM):
         if max_patches is not None and (not isinstance(max_patches, int) or max_patches < 1):
             raise ConfigError(f"model.max_patches={max_patches}: must be a number of tiles, at least 1, or null")
         self.max_patches = max_patches
-        super().__init__(name, hub_id, path, revision, load_format, attn, conversation, device_map, device, dtype)
+        super().__init__(
+            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
+        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import GotOcr2ImageProcessorPil
@@ -90,6 +95,11 @@ class InternVL(TransformersVLM):
 
     def _view_ids(self, tokens: int) -> list[int]:
         return [self.special_ids["<img>"], *super()._view_ids(tokens), self.special_ids["</img>"]]
+
+    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        tiles = [tokens // self.tile_tokens for tokens in prepared.view_tokens]
+        first, count = sum(tiles[:begin]), sum(tiles[begin:end])
+        return prepared.pixel_values[first : first + count], {}
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         features: torch.Tensor = self.model.model.get_image_features(pixel_values).pooler_output

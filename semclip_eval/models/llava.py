@@ -6,17 +6,16 @@ checkpoint's config.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
-from semclip_eval.crops import whole_number
 from semclip_eval.errors import ModelError
 from semclip_eval.models import dummy
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.features import FeatureStore, ViewFeatures, pixel_keys
+from semclip_eval.models.features import ViewFeatures, pixel_keys
 from semclip_eval.models.transformers_vlm import TransformersVLM, Views
 from semclip_eval.models.views import preprocess
 
@@ -24,10 +23,7 @@ from semclip_eval.models.views import preprocess
 class Llava15(TransformersVLM):
     """LLaVA-1.5 (or any LlavaForConditionalGeneration); the keywords are those of `TransformersVLM`.
 
-    `path='mini://vlm'` is the package's own miniature. `feature_cache_mib`: how much of the tower's output for
-    overviews is kept (on the device, least recently used going first) for other questions about the image and, in a
-    sweep, for other selectors; 0 keeps nothing. It changes the time and not the answers: an overview passes the tower
-    alone, so that its features are the same to the bit whether they are kept or made anew.
+    `path='mini://vlm'` is the package's own miniature.
     """
 
     model_type = "llava"
@@ -48,10 +44,10 @@ class Llava15(TransformersVLM):
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
-        whole_number("model.feature_cache_mib", feature_cache_mib, 0)
-        self.features = FeatureStore(feature_cache_mib)
-        self._keeps, self._looked = False, False
-        super().__init__(name, hub_id, path, revision, load_format, attn, conversation, device_map, device, dtype)
+        self._looked = False
+        super().__init__(
+            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
+        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         return dummy.build_image_processor(config)
@@ -77,8 +73,8 @@ class Llava15(TransformersVLM):
 
     def begin_block(self, keep: bool) -> None:
         """See `VLM.begin_block`."""
-        self._keeps, self._looked = keep, False
-        self.features.begin_block(keep)
+        super().begin_block(keep)
+        self._looked = False
 
     @property
     def vision_tower(self) -> Any:
@@ -121,7 +117,7 @@ class Llava15(TransformersVLM):
         overviews = {sum(views[:number]) for number, count in enumerate(views) if count}
         found: dict[int, torch.Tensor] = {}
         for position, view in enumerate(pixels):
-            is_kept = self._keeps and position in overviews
+            is_kept = self.keeps_features and position in overviews
             if not (is_kept or self._looked):
                 continue
             (key,) = pixel_keys(view[None])
@@ -139,9 +135,6 @@ class Llava15(TransformersVLM):
             found |= dict(zip(others, selected, strict=True))
             self.features.passes += len(others)
         return list(self._project(torch.stack([found[position] for position in range(len(pixels))])).split(views))
-
-    def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return self._project(self._tower(pixel_values)[0])
 
     def _tower(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the projector reads (views, tokens per view, width) and the last hidden states, class token included."""

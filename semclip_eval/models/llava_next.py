@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
-from semclip_eval.models.anyres import best_canvas, canvas_tokens
-from semclip_eval.models.transformers_vlm import TransformersVLM, Views
+from semclip_eval.models.anyres import best_canvas, canvas_tiles, canvas_tokens
+from semclip_eval.models.base import Prepared
+from semclip_eval.models.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers_vlm import Views
 from semclip_eval.models.views import require_rgb
 
 
-class LlavaNext(TransformersVLM):
+class LlavaNext(DynamicResolutionVLM):
     """LLaVA-NeXT; the keywords are those of `TransformersVLM` and a bound for the tiles of a view.
 
     `max_tiles`: only canvases of at most so many tiles; None takes all that the checkpoint lists (four tiles at most,
@@ -35,6 +37,7 @@ class LlavaNext(TransformersVLM):
         attn: str = "sdpa",
         conversation: str = "vicuna_v1",
         device_map: str | None = None,
+        feature_cache_mib: int = 1024,
         max_tiles: int | None = None,
         device: str = "cpu",
         dtype: str = "float32",
@@ -42,7 +45,9 @@ class LlavaNext(TransformersVLM):
         if max_tiles is not None and (not isinstance(max_tiles, int) or max_tiles < 2):
             raise ConfigError(f"model.max_tiles={max_tiles}: must be at least 2, the smallest canvas, or null")
         self.max_tiles = max_tiles
-        super().__init__(name, hub_id, path, revision, load_format, attn, conversation, device_map, device, dtype)
+        super().__init__(
+            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
+        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import LlavaNextImageProcessorPil
@@ -92,6 +97,12 @@ class LlavaNext(TransformersVLM):
     def _view_tokens(self, height: int, width: int) -> int:
         canvas = best_canvas(height, width, self.canvases)
         return self.whole_tokens + canvas_tokens(height, width, canvas, self.tile, self.patches)
+
+    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        sizes = prepared.extras["image_sizes"][begin:end]
+        # Beyond a view's own tiles lies padding up to the tiles of the question's largest view.
+        tiles = max(canvas_tiles(height, width, self.canvases, self.tile) for height, width in sizes.tolist())
+        return prepared.pixel_values[begin:end, :tiles], {"image_sizes": sizes}
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         outputs = self.model.model.get_image_features(pixel_values, extras["image_sizes"])

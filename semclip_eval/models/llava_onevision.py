@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ModelError
-from semclip_eval.models.anyres import best_canvas, canvas_tokens
-from semclip_eval.models.transformers_vlm import TransformersVLM, Views, require_member
+from semclip_eval.models.anyres import best_canvas, canvas_tiles, canvas_tokens
+from semclip_eval.models.base import Prepared
+from semclip_eval.models.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers_vlm import Views, require_member
 from semclip_eval.models.views import require_rgb
 
 TILES = ("single_view", "every_view")
 
 
-class LlavaOnevision(TransformersVLM):
+class LlavaOnevision(DynamicResolutionVLM):
     """LLaVA-OneVision; the keywords are those of `TransformersVLM` and which views are cut into tiles.
 
     `tiles`: 'single_view' (as trained: only where the question has one view) or 'every_view'.
@@ -40,13 +42,16 @@ class LlavaOnevision(TransformersVLM):
         attn: str = "sdpa",
         conversation: str = "llava_onevision",
         device_map: str | None = None,
+        feature_cache_mib: int = 1024,
         tiles: str = "single_view",
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
         require_member("model.tiles", tiles, TILES)
         self.tiles_every_view = tiles == "every_view"
-        super().__init__(name, hub_id, path, revision, load_format, attn, conversation, device_map, device, dtype)
+        super().__init__(
+            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
+        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import LlavaOnevisionImageProcessorPil
@@ -64,7 +69,13 @@ class LlavaOnevision(TransformersVLM):
         self.tile = int(vision.image_size)
         self.patches = self.tile // int(vision.patch_size)
         self.canvases = [list(canvas) for canvas in config.image_grid_pinpoints]
-        self.most_tiles = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        most = str(config.vision_aspect_ratio).removeprefix("anyres_max_")
+        if not most.isdecimal():
+            raise ModelError(
+                f"{self.name}: config.json has vision_aspect_ratio '{config.vision_aspect_ratio}'; only anyres_max_N, "
+                "as published, is supported"
+            )
+        self.most_tiles = int(most)
         made = self.image_processor.size["height"]
         if made != self.tile:
             raise ModelError(
@@ -97,6 +108,17 @@ class LlavaOnevision(TransformersVLM):
     def _tiled_tokens(self, height: int, width: int) -> int:
         canvas = best_canvas(height, width, self.canvases)
         return self.patches**2 + canvas_tokens(height, width, canvas, self.tile, self.patches, self.most_tiles)
+
+    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        sizes, grouped = prepared.extras["image_sizes"][begin:end], prepared.extras["batch_num_images"]
+        if len(grouped) == len(prepared.view_tokens):
+            tiles = max(canvas_tiles(height, width, self.canvases, self.tile) for height, width in sizes.tolist())
+            grouped = grouped[begin:end]
+        else:
+            # By this number, any but 1, the model takes one tile of each image, also of one that is alone here.
+            grouped = torch.tensor([max(2, end - begin)])
+            tiles = 1
+        return prepared.pixel_values[begin:end, :tiles], {"image_sizes": sizes, "batch_num_images": grouped}
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         outputs = self.model.model.get_image_features(

@@ -12,6 +12,17 @@ GIB = 2**30
 WORKING_SHARE = 1.10
 
 
+# How torch's CPU allocator says it (c10/core/impl/alloc_cpu.cpp), in a plain RuntimeError.
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Did the process or the device run out of memory?"""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error)
+
+
 def count_parameters(config: Any) -> int:
     """Parameters of the model that a transformers config describes; tied weights count once. Allocates nothing."""
     import torch

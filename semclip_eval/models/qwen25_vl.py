@@ -14,7 +14,8 @@ from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.transformers_vlm import TransformersVLM, Views
+from semclip_eval.models.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers_vlm import Views
 from semclip_eval.models.views import require_rgb
 
 # preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct.
@@ -22,7 +23,7 @@ PUBLISHED_MIN_PIXELS = 56 * 56
 PUBLISHED_MAX_PIXELS = 12_845_056
 
 
-class Qwen25VL(TransformersVLM):
+class Qwen25VL(DynamicResolutionVLM):
     """Qwen2.5-VL; the keywords are those of `TransformersVLM` and the bounds of a view's area in pixels.
 
     `min_pixels`, `max_pixels`: None takes the checkpoint's own (3136 and 12845056 as published: 4 to 16384 visual
@@ -43,6 +44,7 @@ class Qwen25VL(TransformersVLM):
         attn: str = "sdpa",
         conversation: str = "qwen25_vl",
         device_map: str | None = None,
+        feature_cache_mib: int = 1024,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         device: str = "cpu",
@@ -52,7 +54,9 @@ class Qwen25VL(TransformersVLM):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ConfigError(f"model.{key}={value}: must be a number of pixels, at least 1, or null")
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
-        super().__init__(name, hub_id, path, revision, load_format, attn, conversation, device_map, device, dtype)
+        super().__init__(
+            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
+        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import Qwen2VLImageProcessorPil
@@ -98,6 +102,12 @@ class Qwen25VL(TransformersVLM):
             tokens=tuple(int(grid.prod()) // merged for grid in grids),
             extras={"image_grid_thw": grids},
         )
+
+    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        grids = prepared.extras["image_grid_thw"]
+        patches = grids.prod(dim=1)
+        first, count = int(patches[:begin].sum()), int(patches[begin:end].sum())
+        return prepared.pixel_values[first : first + count], {"image_grid_thw": grids[begin:end]}
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         outputs = self.model.model.get_image_features(pixel_values, extras["image_grid_thw"])

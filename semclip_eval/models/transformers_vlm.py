@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
+from semclip_eval.crops import whole_number
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.models import dummy, weights
 from semclip_eval.models.base import Prepared
 from semclip_eval.models.decoding import CachedDecoder, State
+from semclip_eval.models.features import FeatureStore
 from semclip_eval.models.memory import BYTES_PER_PARAMETER, require_memory
 from semclip_eval.models.prompts import CONVERSATIONS
 from semclip_eval.types import Request
@@ -42,8 +44,11 @@ class TransformersVLM(CachedDecoder):
 
     `path`: a folder in the published layout, never asks the hub. `hub_id` at `revision` otherwise.
     `load_format='dummy'`: random weights in the shape of `path`'s config.json or, with no path, of the architecture
-    shipped under `name`. `device_map='auto'` spreads the layers over all GPUs. Raises ConfigError for a wrong value,
-    ModelError for weights that cannot be had, read or held in memory.
+    shipped under `name`. `device_map='auto'` spreads the layers over all GPUs. `feature_cache_mib`: how much of what
+    the tower made of overviews is kept (on the device, least recently used going first) for other questions about the
+    image and, in a sweep, for other selectors; 0 keeps nothing. It changes the time and not the answers: where features
+    may be kept, an overview passes the tower alone, so that they are the same to the bit whether kept or made anew.
+    Raises ConfigError for a wrong value, ModelError for weights that cannot be had, read or held in memory.
     """
 
     model_type: ClassVar[str]
@@ -65,6 +70,7 @@ class TransformersVLM(CachedDecoder):
         attn: str,
         conversation: str,
         device_map: str | None,
+        feature_cache_mib: int,
         device: str,
         dtype: str,
     ) -> None:
@@ -72,6 +78,7 @@ class TransformersVLM(CachedDecoder):
         require_member("model.attn", attn, ATTENTIONS)
         require_member("model.conversation", conversation, self.conversations)
         require_member("run.dtype", dtype, tuple(BYTES_PER_PARAMETER))
+        whole_number("model.feature_cache_mib", feature_cache_mib, 0)
         _require_device(device)
         _require_attention(attn, dtype, device)
         if device_map is not None:
@@ -81,6 +88,7 @@ class TransformersVLM(CachedDecoder):
         path = None if path is None else str(path)  # Hydra reads a folder named 2024 as a number
         self.name, self.device, self.dtype, self.attention = name, device, dtype, attn
         self.device_map = device_map
+        self.features, self.keeps_features = FeatureStore(feature_cache_mib), False
         self.conversation = CONVERSATIONS[conversation]
         if load_format == "dummy":
             self._build_dummy(weights.Checkpoint(name, hub_id, path, revision) if path else None)
@@ -170,10 +178,6 @@ class TransformersVLM(CachedDecoder):
     def _views(self, images: Sequence[Image.Image]) -> Views:
         """Preprocess the views of one question (at least one); safe in a worker thread."""
 
-    @abstractmethod
-    def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """(visual tokens, hidden size) of one question, in the order of its placeholders; inputs are on the device."""
-
     def _view_ids(self, tokens: int) -> list[int]:
         """The ids that stand for a view with so many visual tokens."""
         return [self.image_id] * tokens
@@ -181,6 +185,15 @@ class TransformersVLM(CachedDecoder):
     def _prompt_positions(self, prepared: Prepared) -> torch.Tensor:
         """Position ids (axes, length) of a prompt; one axis unless the family rotates by rows and columns."""
         return torch.arange(len(prepared.input_ids))[None]
+
+    def begin_block(self, keep: bool) -> None:
+        """See `VLM.begin_block`."""
+        self.keeps_features = keep
+        self.features.begin_block(keep)
+
+    def release_memory(self) -> None:
+        """See `VLM.release_memory`."""
+        self.features.clear()
 
     def check_views(self, views: int, new_tokens: int) -> None:
         """See `VLM.check_views`."""
@@ -224,6 +237,7 @@ class TransformersVLM(CachedDecoder):
             visual_tokens=visual,
             text_tokens=text,
             extras=views.extras,
+            view_tokens=views.tokens,
         )
 
     def _prompt_ids(self, text: str, view_tokens: Sequence[int]) -> tuple[list[int], str]:
@@ -263,26 +277,6 @@ class TransformersVLM(CachedDecoder):
             f"{visual} + {text} text tokens + {answer} answer tokens = {total}, more than the {self.context_length} "
             f"tokens of {self.name}'s context; use fewer crops{self.smaller_views} or a shorter answer"
         )
-
-    @torch.inference_mode()
-    def encode(self, batch: Sequence[Prepared]) -> list[torch.Tensor]:
-        """One tensor (visual tokens, hidden size of the language model) for each question.
-
-        Raises ModelError where the tower returns another number of features than the prompt has placeholders.
-        """
-        return [self._question_features(prepared) for prepared in batch]
-
-    def _question_features(self, prepared: Prepared) -> torch.Tensor:
-        if prepared.visual_tokens == 0:
-            return torch.empty(0, self.model.config.text_config.hidden_size, dtype=self.model.dtype, device=self.device)
-        extras = {key: value.to(self.device) for key, value in prepared.extras.items()}
-        features = self._image_features(prepared.pixel_values.to(self.device, self.model.dtype), extras)
-        if len(features) != prepared.visual_tokens:
-            raise ModelError(
-                f"{self.name}: the vision tower returned {len(features)} features for {prepared.visual_tokens} "
-                "placeholders; config.json and the image processor's file do not fit together"
-            )
-        return features
 
     @torch.inference_mode()
     def prefill(self, batch: Sequence[Prepared], features: Sequence[torch.Tensor]) -> State:

@@ -108,7 +108,7 @@ class TowerRelevance(Relevance):
             return
         if not hasattr(vlm, "look"):
             raise ConfigError(
-                f"psi={self.name}: model={vlm.name} has no CLIP tower to look through; choose a llava15 model, or "
+                f"psi={self.name}: model={vlm.name} offers no CLIP tower to look through; choose a llava15 model, or "
                 "psi=clip_vit_l_14_336 with a tower of its own."
             )
         self.load()

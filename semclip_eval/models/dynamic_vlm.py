@@ -1,0 +1,70 @@
+"""What the families of dynamic resolution have in common: a view has as many tokens as its size asks for.
+
+The views of a question pass the tower together, but for the overview: it passes alone, is kept, and serves the other
+questions about its image and, in a sweep, the other selectors.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from semclip_eval.errors import ModelError
+from semclip_eval.models.base import Prepared
+from semclip_eval.models.features import ViewFeatures, view_key
+from semclip_eval.models.transformers_vlm import TransformersVLM
+
+
+class DynamicResolutionVLM(TransformersVLM):
+    """A family says how features are made of pixels (`_image_features`) and which pixels a view has (`_pixels`)."""
+
+    @abstractmethod
+    def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """(visual tokens, hidden size) of some views, in the order of their placeholders; inputs are on the device."""
+
+    @abstractmethod
+    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """What `_image_features` takes for the views from `begin` to before `end`, on the CPU.
+
+        A view's part does not depend on the other views, in content or in shape.
+        """
+
+    @torch.inference_mode()
+    def encode(self, batch: Sequence[Prepared]) -> list[torch.Tensor]:
+        """One tensor (visual tokens, hidden size of the language model) for each question.
+
+        Raises ModelError where the tower returns another number of features than the prompt has placeholders.
+        """
+        return [self._question_features(prepared) for prepared in batch]
+
+    def _question_features(self, prepared: Prepared) -> torch.Tensor:
+        views = len(prepared.view_tokens)
+        if views == 0:
+            return torch.empty(0, self.model.config.text_config.hidden_size, dtype=self.model.dtype, device=self.device)
+        parts = [self._overview_features(prepared)] if self.keeps_features else []
+        if views > len(parts):
+            parts.append(self._through_tower(*self._pixels(prepared, len(parts), views)))
+            self.features.passes += views - (len(parts) - 1)
+        features = torch.cat(parts)
+        if len(features) != prepared.visual_tokens:
+            raise ModelError(
+                f"{self.name}: the vision tower returned {len(features)} features for {prepared.visual_tokens} "
+                "placeholders; config.json and the image processor's file do not fit together"
+            )
+        return features
+
+    def _overview_features(self, prepared: Prepared) -> torch.Tensor:
+        """The first view's features, kept or made alone, so that their bits do not depend on the other views."""
+        pixels, extras = self._pixels(prepared, 0, 1)
+        key = view_key(pixels, extras)
+        kept = self.features.get(key)
+        if kept is None:
+            kept = ViewFeatures(self._through_tower(pixels, extras))
+            self.features.put(key, kept)
+        return kept.selected
+
+    def _through_tower(self, pixels: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        on_device = {name: tensor.to(self.device) for name, tensor in extras.items()}
+        return self._image_features(pixels.to(self.device, self.model.dtype), on_device)
