@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mini_training.scenes import READABLE_SHARE, WHOLE, visible_share
+from semclip_eval.benchmarks import hrbench
 from semclip_eval.mini import questions as q
 from semclip_eval.mini.world import COLORS, SCENE_SIZE, SHAPES, Box, Scene, Thing
 
 Turn = tuple[str, str]
 Maker = Callable[[Scene, list[Thing], random.Random], Turn | None]
 SEEN_SHARE = 0.5
+# Of the questions by letter, those that end with HR-Bench's words instead of LLaVA's.
+HR_BENCH_SHARE = 0.25
 GRID = 7
 
 
@@ -110,6 +113,8 @@ def _letter(question: q.MiniQuestion | None, rng: random.Random, helper: bool = 
     text = q.lettered_text(question.text, options, rng.choice(("A.", "(A)")))
     if helper:
         return text.removesuffix(q.LETTER), f" *{question.options[0]}* *{letter}*"
+    if rng.random() < HR_BENCH_SHARE:
+        text = text.removesuffix(q.LETTER) + hrbench.INSTRUCTION
     return text, f" *{letter}*"
 
 
