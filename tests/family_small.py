@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from semclip_eval import cli, session
+from semclip_eval.benchmarks.vstar import VStar
 from semclip_eval.models.transformers_vlm import TransformersVLM
 from semclip_eval.types import Prompt, Request
 from tests.llava_small import CORPUS, name_tower_as_published, noise_image
@@ -152,6 +155,44 @@ def check_answers(vlm: TransformersVLM, reference: Reference, images: tuple[Imag
         assert answer.text == vlm.tokenizer.decode(made, skip_special_tokens=True).strip()
         said |= set(made)
     assert len(said) > 5  # not the same token again and again, whatever was fed
+
+
+def check_program(model: str, folder: Path, reference: Reference, output: Path) -> None:
+    """The whole program with the three main selectors and both protocols: every record is what transformers answers.
+
+    The views are cut here from the records' boxes; their number and places are checked against the selector.
+    """
+    sweep = [f"model={model}", f"model.path={folder}", "selector=no_crop,full_crop,semclip", "crops=grid2x2"]
+    sweep += ["profile=mini", "benchmark=vstar", "benchmark.protocol=likelihood,letter", "run.limit=2"]
+    assert cli.main(["-m", *sweep, f"run.output_dir={output}"]) == 0
+    session.forget("model")
+    seen = set()
+    for file in output.glob("*/*/*/*/*/samples.jsonl"):
+        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+        protocol, selector = config["benchmark"]["protocol"], config["selector"]["name"]
+        benchmark = VStar(path="mini://vstar", protocol=protocol)
+        questions = {question.id: question for question in benchmark.questions()}
+        for line in file.read_text().splitlines():
+            record = json.loads(line)
+            boxes = [tuple(view["box"]) for view in record["views"]]
+            cells = [(x, y, x + 168, y + 168) for y in (0, 168) for x in (0, 168)]
+            assert boxes[0] == (0, 0, 336, 336)
+            assert boxes[1:] == {"no_crop": [], "full_crop": cells}.get(selector, [b for b in cells if b in boxes])
+            assert len(boxes) == {"no_crop": 1, "full_crop": 5, "semclip": 2}[selector]
+            question = questions[record["question_id"]]
+            image = question.load_image()
+            prompt = benchmark.prompt(question)
+            asked = Request(tuple(image.crop(box) for box in boxes), prompt)
+            image_id = reference.processor.tokenizer.convert_tokens_to_ids(reference.processor.image_token)
+            assert record["visual_tokens"] == reference.ids(asked).count(image_id)
+            if protocol == "likelihood":
+                assert record["option_losses"] == pytest.approx(reference.losses(asked), abs=1e-4)
+            else:
+                made = reference.greedy(asked)
+                said = reference.processor.tokenizer.decode(made, skip_special_tokens=True).strip()
+                assert (record["answer"], record["new_tokens"]) == (said, len(made))
+            seen.add((selector, protocol, question.category))
+    assert len(seen) == 3 * 2 * 2
 
 
 def check_odd_texts(vlm: TransformersVLM, reference: Reference) -> None:

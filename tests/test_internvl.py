@@ -17,6 +17,7 @@ from tests.family_small import (
     check_dummy,
     check_odd_texts,
     check_overview_is_shared,
+    check_program,
     check_weight_names,
     golden,
     save_checkpoint,
@@ -118,6 +119,10 @@ def test_odd_texts_have_the_ids_of_the_published_processor(vlm, reference):
 
 def test_answers_do_not_depend_on_the_batch(vlm):
     check_batch(vlm, three_selections(100, 100))
+
+
+def test_the_program_answers_as_plain_transformers_with_every_selector_and_protocol(folder, reference, tmp_path):
+    check_program("internvl3_8b", folder, reference, tmp_path)
 
 
 def test_an_overview_passes_the_tower_once_for_all_questions_and_selectors(vlm):
