@@ -233,6 +233,8 @@ def explain(error: Exception) -> str:
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if not group:
+            return f"--config-name={name}: there is no such config at the top of the config folder; leave it out."
         known = list(error.options or describe_group(group, [config_folder()]))
         return _no_such(group, name, known)
     text = " ".join(str(error).split())

@@ -58,6 +58,7 @@ def test_list_shows_the_users_own_configs(tmp_path, capsys):
         (["selector=semclp"], ["selector=semclp", "Did you mean 'semclip'?", "full_crop"]),
         (["benchmark=vsta"], ["benchmark=vsta", "Did you mean 'vstar'?"]),
         (["slector=semclip"], ["slector", "Did you mean 'selector'?"]),
+        (["--config-name", "foo"], ["--config-name=foo", "no such config", "leave it out"]),
         (["run.limt=3"], ["run.limt", "Did you mean 'limit'?"]),
         (["run.limit=0"], ["run.limit=0", "at least 1"]),
         (["run.limit=some"], ["run.limit=some", "whole number"]),

@@ -44,9 +44,10 @@ class DynamicResolutionVLM(TransformersVLM):
         if views == 0:
             return torch.empty(0, self.model.config.text_config.hidden_size, dtype=self.model.dtype, device=self.device)
         parts = [self._overview_features(prepared)] if self.keeps_features else []
-        if views > len(parts):
-            parts.append(self._through_tower(*self._pixels(prepared, len(parts), views)))
-            self.features.passes += views - (len(parts) - 1)
+        apart = len(parts)
+        if views > apart:
+            parts.append(self._through_tower(*self._pixels(prepared, apart, views)))
+            self.features.passes += views - apart
         features = torch.cat(parts)
         if len(features) != prepared.visual_tokens:
             raise ModelError(
