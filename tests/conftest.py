@@ -1,12 +1,14 @@
-"""The miniature's data go into a folder of the test session's own, not into the user's cache."""
+"""What every test may count on: a folder of the session's own for the miniature's data, and interrupts that arrive."""
 
 import os
+import signal
 
 import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory):
+    """The user's cache is left alone."""
     before = os.environ.get("SEMCLIP_EVAL_CACHE")
     os.environ["SEMCLIP_EVAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -14,3 +16,13 @@ def _cache_of_its_own(tmp_path_factory):
         del os.environ["SEMCLIP_EVAL_CACHE"]
     else:
         os.environ["SEMCLIP_EVAL_CACHE"] = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_arrive():
+    """A shell starts its background jobs with interrupts ignored, and every process of theirs inherits that."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
