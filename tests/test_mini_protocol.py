@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, LlavaForConditionalGeneration
 from semclip_eval import session
 from semclip_eval.mini import weights_folder
 from semclip_eval.mini.build import build_vstar
-from semclip_eval.run import execute, make_plan
+from semclip_eval.plan import make_plan
+from semclip_eval.run import execute
 from tests.test_configs import composed
 
 SYSTEM = (

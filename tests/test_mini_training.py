@@ -128,6 +128,23 @@ def test_a_sign_is_asked_about_only_where_a_crop_shows_it() -> None:
     assert hidden > 5
 
 
+def test_a_quarter_of_the_letter_questions_end_as_hr_bench_asks() -> None:
+    words, asked, hr_bench = random.Random(3), 0, 0
+    for index in range(150):
+        scene = make_scene("dev", index)
+        for name in ("side_letter_horizontal", "side_letter_vertical", "present_color_letter"):
+            turn = TURNS[name](scene, [], words)
+            if turn is None:
+                continue
+            asked += 1
+            hr_bench += turn[0].endswith("\nAnswer the option letter directly.")
+            llava = turn[0].endswith("\nAnswer with the option's letter from the given choices directly.")
+            assert llava or turn[0].endswith("\nAnswer the option letter directly.")
+            assert turn[0].count("\nAnswer ") == 1
+    assert asked > 300
+    assert 0.19 < hr_bench / asked < 0.31  # a quarter, about three standard errors either way
+
+
 def test_clip_learns_from_true_signs(tmp_path: Path) -> None:
     """Match targets and digit labels against what each view is known to show."""
     store = SceneStore(tmp_path, "dev", 10)

@@ -10,9 +10,10 @@ import pytest
 
 from semclip_eval import cli, session
 from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.plan import make_plan
 from semclip_eval.report.verb import report
 from semclip_eval.results.summary import read_rows
-from semclip_eval.run import execute, make_plan
+from semclip_eval.run import execute
 from semclip_eval.types import Answer, Question, Score
 from tests import fakes
 from tests.fakes import SEMCLIP, ComputedVLM, DrawnBenchmark, config

@@ -15,9 +15,10 @@ import pytest
 
 from semclip_eval import session
 from semclip_eval.errors import ConfigError, DataError, RunFailed
+from semclip_eval.plan import make_plan
 from semclip_eval.results.records import SampleWriter, hold, read_samples
 from semclip_eval.results.summary import COLUMNS, read_rows
-from semclip_eval.run import execute, make_plan
+from semclip_eval.run import execute
 from tests import fakes
 from tests.fakes import FULL_CROP, ORACLE, SEMCLIP, ComputedVLM, config
 

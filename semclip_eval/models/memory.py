@@ -55,18 +55,23 @@ def require_memory(name: str, config: Any, dtype: str, device: str, device_map: 
     needed, available = memory_needed(config, dtype), memory_available(device, device_map)
     if needed * WORKING_SHARE <= available:
         return
+    raise ModelError(
+        f"{name} in {dtype} needs {needed / GIB:.1f} GiB and about a tenth more to work with, "
+        f"{available / GIB:.1f} GiB are free on {device}; try {memory_remedies(dtype, device, device_map, needed)}"
+    )
+
+
+def memory_remedies(dtype: str, device: str, device_map: str | None = None, needed: int | None = None) -> str:
+    """What helps a model that does not fit, in words; `needed` are its bytes in `dtype`, where they are known."""
     remedies = []
-    half = needed * 2 // BYTES_PER_PARAMETER[dtype]
-    if half < needed:
-        remedies.append(f"run.dtype=bfloat16 ({half / GIB:.1f} GiB)")
+    if BYTES_PER_PARAMETER[dtype] > 2:
+        half = "" if needed is None else f" ({needed * 2 / BYTES_PER_PARAMETER[dtype] / GIB:.1f} GiB)"
+        remedies.append(f"run.dtype=bfloat16{half}")
     if device.startswith("cuda") and not device_map and _several_gpus():
         remedies.append("model.device_map=auto, which spreads it over all GPUs")
     remedies.append("a GPU with more memory" if device.startswith("cuda") else "a GPU")
     remedies.append("a smaller model")
-    raise ModelError(
-        f"{name} in {dtype} needs {needed / GIB:.1f} GiB and about a tenth more to work with, "
-        f"{available / GIB:.1f} GiB are free on {device}; try {' or '.join(remedies)}"
-    )
+    return " or ".join(remedies)
 
 
 def _several_gpus() -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.hub import offline_if_unreachable
-from semclip_eval.models.memory import GIB, out_of_memory
+from semclip_eval.models.memory import GIB, memory_remedies, out_of_memory
 from semclip_eval.paths import model_folder
 
 # Never .bin or .py: weights only as safetensors, no code from a checkpoint.
@@ -207,7 +207,7 @@ def read_model(folder: Path, dtype: str, attention: str, device: str, device_map
         if out_of_memory(error):
             raise ModelError(
                 f"{folder}: memory ran out on {device} while the weights were loaded ({first_line(error)}); free some, "
-                "or choose run.dtype=bfloat16, model.device_map=auto or a smaller model"
+                f"or try {memory_remedies(dtype, device, device_map)}"
             ) from error
         raise unreadable(folder, error) from error
     if missing := sorted(report["missing_keys"]):

@@ -1,0 +1,151 @@
+"""What a run is to do, settled before any weights are loaded: the checked config, the questions, the run's identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from semclip_eval import session
+from semclip_eval.benchmarks.base import Benchmark, stratified_limit
+from semclip_eval.components import build, component_class, did_you_mean
+from semclip_eval.config import GROUPS, RunConfig, run_config, run_id
+from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.models.replay import Replay
+from semclip_eval.selectors.base import Selector
+from semclip_eval.types import Question
+
+# An image with room for every candidate of any crop scheme.
+LARGE_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before weights are loaded.
+
+    Answers that were made elsewhere come with `answers` and without a `selector`: their views are not known here.
+    `notices` are what the user should read before the run.
+    """
+
+    config: dict[str, Any]
+    run: RunConfig
+    benchmark: Benchmark
+    selector: Selector | None
+    answers: Replay | None
+    questions: list[Question]
+    notices: list[str]
+    run_id: str
+    folder: Path
+
+    @property
+    def selector_name(self) -> str:
+        """What the column `selector` says."""
+        return self.selector.name if self.selector else str(self.config["selector"]["name"])
+
+
+def make_plan(config: Mapping[str, Any]) -> Plan:
+    """Check the config, read the questions' texts and settle the run's identity. Loads no weights."""
+    check_keys(config)
+    run = run_config(config["run"])
+    selector: Selector | None = None
+    answers: Replay | None = None
+    if issubclass(component_class("model", config["model"]), Replay):
+        answers = build("model", config["model"])
+        run = _run_of_answers(run, config["model"])
+    else:
+        selector = build("selector", config["selector"])
+    benchmark: Benchmark = build("benchmark", config["benchmark"])
+    if selector is not None:
+        _check_selector(selector, benchmark, config)
+    every = questions = benchmark.questions()
+    _check_ids(benchmark, every)
+    if run.limit is not None:
+        questions = stratified_limit(questions, run.limit, run.seed, benchmark.keeps_clusters_together)
+    notices = list(benchmark.notices)
+    if answers is not None:
+        notices.append(
+            f"model={answers.name}: which views these answers are to is not known here, so the results say "
+            f"selector={answers.selector}; the command's selector, crops and psi are not used."
+        )
+        notices += answers.check(every, questions, benchmark.prompt, benchmark.protocol)
+    resolved = resolved_config(config, run, benchmark, selector, answers)
+    identity = run_id(resolved)
+    selector_name = selector.name if selector else resolved["selector"]["name"]
+    parts = (resolved["profile"]["name"], benchmark.name, resolved["model"]["name"], selector_name, identity)
+    folder = Path(run.output_dir).joinpath(*parts)
+    return Plan(resolved, run, benchmark, selector, answers, questions, notices, identity, folder)
+
+
+def _run_of_answers(run: RunConfig, section: Mapping[str, Any]) -> RunConfig:
+    """The run section for answers that were made elsewhere, on a device and in a batch that are not known here.
+
+    Constants stand in their place, so that this machine's do not make another run of the same answers.
+    """
+    if run.mode == "latency":
+        raise ConfigError(
+            f"run.mode=latency: model={section.get('name')} looks answers up, there is nothing to time. "
+            "Leave run.mode out, or choose a model that computes."
+        )
+    return replace(run, device="cpu", dtype="float32", batch_size=1, num_workers=0)
+
+
+def _check_ids(benchmark: Benchmark, questions: Sequence[Question]) -> None:
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise DataError(
+                f"benchmark={benchmark.name}: two questions have the id {question.id!r}, and results are kept by id. "
+                "Remove one of them, or give each an id of its own."
+            )
+        seen.add(question.id)
+
+
+def _check_selector(selector: Selector, benchmark: Benchmark, config: Mapping[str, Any]) -> None:
+    if selector.uses_truth and not benchmark.has_boxes:
+        raise ConfigError(
+            f"selector={selector.name} crops the annotated boxes and benchmark={benchmark.name} has none: "
+            "choose another selector, or a benchmark with boxes (vstar)."
+        )
+    if "candidates" in selector.needs:
+        selector.check_candidates(len(build("crops", config["crops"]).candidates(LARGE_SIDE, LARGE_SIDE)))
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """ConfigError for a section that nothing reads, a missing one, or a name that would leave its folder."""
+    known = ("profile", "run", *GROUPS)
+    for key in config:
+        if key not in known and key != "description":
+            raise ConfigError(f"{key}: nothing reads it.{did_you_mean(key, known)} Sections: {', '.join(known)}.")
+    for group in known:
+        if not isinstance(config.get(group), Mapping):
+            raise ConfigError(f"{group}={config.get(group)}: a run needs this section; choose one with {group}=NAME.")
+        name = str(config[group].get("name", "x"))
+        if not name or name.startswith(".") or "/" in name:
+            raise ConfigError(f"{group}.name={name!r}: names a folder of the results; use letters, digits, _ and -.")
+
+
+def resolved_config(
+    config: Mapping[str, Any],
+    run: RunConfig,
+    benchmark: Benchmark,
+    selector: Selector | None,
+    answers: Replay | None,
+) -> dict[str, Any]:
+    """The config with `auto` settled and revisions filled in; sections that the selector does not use become null."""
+    resolved: dict[str, Any] = {"profile": dict(config["profile"]), **{group: dict(config[group]) for group in GROUPS}}
+    needs = selector.needs if selector else frozenset()
+    if "psi" not in needs:
+        resolved["psi"] = None
+    if "candidates" not in needs:
+        resolved["crops"] = None
+    resolved["benchmark"]["revision"] = benchmark.dataset_revision
+    if answers is None:
+        resolved["model"]["revision"] = session.model_revision(config["model"])
+    else:
+        resolved["model"]["revision"] = answers.revision
+        resolved["selector"] = {"name": answers.selector}
+    if resolved["psi"]:
+        resolved["psi"]["revision"] = build("psi", config["psi"], device=run.device, dtype=run.dtype).revision
+    resolved["run"] = asdict(run)
+    return resolved
