@@ -7,7 +7,7 @@ original image, right and bottom exclusive. Nothing here imports torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal, NamedTuple
 
 from PIL import Image
@@ -57,35 +57,114 @@ class Question:
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True)
-class View:
-    """An image that the VLM is given: the whole image (`overview`) or a part of it (`crop`).
+class Part(NamedTuple):
+    """A piece of a collage: the pixels of `source` (in the original image) stand at `place` (in the collage).
 
-    `relevance` is ψ's score of the crop for the question; None where no ψ was asked.
+    Both boxes have the same size.
     """
 
-    kind: Literal["overview", "crop"]
+    source: Box
+    place: Box
+
+
+@dataclass(frozen=True)
+class View:
+    """An image that the VLM is given.
+
+    kind: `overview` (the whole image), `crop` (the pixels of `box`), `collage` (`parts` of the image on a black canvas)
+    or `blank` (as large as `box`, but without its pixels: black, or the same box of `substitute`).
+    box: in pixels of the original image; for a collage the smallest box that holds all sources.
+    relevance: ψ's score of the crop for the question; None where no ψ was asked.
+    substitute: another image (RGB) whose pixels a `blank` shows; stretched to the original's size first.
+    """
+
+    kind: Literal["overview", "crop", "collage", "blank"]
     box: Box
     relevance: float | None = None
+    parts: tuple[Part, ...] = ()
+    substitute: Image.Image | None = field(default=None, repr=False, compare=False)
 
-    def cut(self, image: Image.Image) -> Image.Image:
-        """The view's pixels; the image itself where the view is all of it."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the view in pixels."""
+        if self.kind != "collage":
+            return self.box.width, self.box.height
+        return max(part.place.right for part in self.parts), max(part.place.bottom for part in self.parts)
+
+    @property
+    def sources(self) -> tuple[Box, ...]:
+        """The boxes of the original image whose pixels the view shows; none for a blank."""
+        if self.kind == "blank":
+            return ()
+        return tuple(part.source for part in self.parts) if self.kind == "collage" else (self.box,)
+
+    def pixels(self, image: Image.Image) -> Image.Image:
+        """The view's pixels (RGB); `image` itself where the view is all of it."""
+        if self.kind == "collage":
+            canvas = Image.new("RGB", self.size)
+            for source, place in self.parts:
+                canvas.paste(image.crop(source), (place.left, place.top))
+            return canvas
+        if self.kind == "blank":
+            if self.substitute is None:
+                return Image.new("RGB", self.size)
+            return self.substitute.resize(image.size).crop(self.box)
         if self.box == (0, 0, image.width, image.height):
             return image
         return image.crop(self.box)
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a selector spent of the VLM on one question; the answer's own forward is not in it.
+
+    forwards: prefills of one prompt. backwards: gradients of one prompt. visual_tokens, text_tokens: of all those
+    prompts. new_tokens: generated.
+    """
+
+    forwards: int = 0
+    backwards: int = 0
+    visual_tokens: int = 0
+    text_tokens: int = 0
+    new_tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(ours + theirs for ours, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+class TraceStep(NamedTuple):
+    """Something that a selector looked at on its way: a box of the original image, its score, and what kind it is."""
+
+    kind: str
+    box: Box
+    score: float | None
+
+
+@dataclass(frozen=True)
 class Selection:
     """What a selector chose: views in the order in which the VLM is to see them, the overview first.
 
-    `candidate_relevance` keeps ψ's score of every candidate crop (row by row), for whoever wants to look;
-    `extra_forwards` counts VLM passes that the selector spent on choosing.
+    candidate_relevance: ψ's score of every candidate crop (row by row), for inspection; empty without ψ.
+    trace: what a picture of the choice needs. cost: what the choice spent of the VLM; the runner counts it, a selector
+    leaves it alone.
     """
 
     views: tuple[View, ...]
     candidate_relevance: tuple[float, ...] = ()
-    extra_forwards: int = 0
+    trace: tuple[TraceStep, ...] = ()
+    cost: Cost = Cost()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The visual tokens of one question that the language model reads: ascending indices for each view.
+
+    positions: `kept` leaves every token its position id, so that the result is that of masking the others out;
+    `renumbered` closes the gaps.
+    """
+
+    indices: tuple[tuple[int, ...], ...]
+    positions: Literal["kept", "renumbered"] = "kept"
 
 
 @dataclass(frozen=True)
@@ -105,12 +184,14 @@ class Prompt:
 class Request:
     """Everything that a VLM gets for one question: RGB images in order, and the prompt.
 
-    `question_id` is for models that look answers up instead of computing them; a computing one has no use for it.
+    question_id: for models that look answers up instead of computing them. prunes: visual tokens will be dropped before
+    the prefill, so that the prompt is checked against the context then and not when it is prepared.
     """
 
     images: tuple[Image.Image, ...]
     prompt: Prompt
     question_id: str = ""
+    prunes: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from semclip_eval.errors import ConfigError
+
 if TYPE_CHECKING:
-    from semclip_eval.types import Answer, Request
+    from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values
+    from semclip_eval.types import Answer, Kept, Request
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,9 @@ class Prepared:
     of each option, the end token included, empty where the answer is generated. `visual_tokens` are counted in
     `input_ids`, `text_tokens` are the rest of it; None where only a server counts them. `extras` are
     further tensors that the family's model asks for, under the names of its own arguments (`image_grid_thw`,
-    `image_sizes`). `view_tokens` are the visual tokens of each view, in the order of the views.
+    `image_sizes`). `view_tokens` are the visual tokens of each view, in the order of the views. `positions` are the
+    position ids (axes, length) of the prompt, None where the model makes its own. `encoded_tokens` are the visual
+    tokens before pruning, None where nothing was pruned.
     """
 
     pixel_values: Any
@@ -31,6 +36,8 @@ class Prepared:
     text_tokens: int | None
     extras: Mapping[str, Any] = field(default_factory=dict)
     view_tokens: tuple[int, ...] = ()
+    positions: Any = None
+    encoded_tokens: int | None = None
 
 
 class VLM(ABC):
@@ -40,6 +47,8 @@ class VLM(ABC):
     what else is in its batch (option losses agree within 1e-4 in float32). `attention` names the kernel, `dtype` is
     'float32' | 'bfloat16' | 'float16', `context_length` is in tokens. `stages` are those that the model really has, the
     others are not timed; `is_served` says that it runs elsewhere, on a device and in a number format of its own.
+    `capabilities` are what it offers to selectors beyond answering (`insight.CAPABILITIES`); the methods of those that
+    it lacks raise ConfigError. `layers` is the number of layers of the language model, for selectors that name some.
     """
 
     name: str
@@ -48,8 +57,10 @@ class VLM(ABC):
     dtype: str
     attention: str
     context_length: int | None
+    layers: int | None = None
     stages: ClassVar[tuple[str, ...]] = ("vision", "prefill", "decode")
     is_served: ClassVar[bool] = False
+    capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def reset(self) -> None:  # noqa: B027 (optional)
         """A run begins: forget what was counted."""
@@ -66,8 +77,10 @@ class VLM(ABC):
         Raises QuestionError where views + text + answer exceed the context, with the arithmetic.
         """
 
-    def check_views(self, views: int, new_tokens: int) -> None:
+    def check_views(self, views: int, new_tokens: int, kept: Callable[[int], int] | None = None) -> None:
         """Raise ConfigError, with the arithmetic, where that many views cannot fit the context whatever the question.
+
+        `kept` says how many of so many visual tokens of a question a pruning selector keeps.
 
         Costs nothing and reads no image: call it once before a run, with the largest number of views that the selector
         can choose and the benchmark's `max_new_tokens` (1 for a likelihood question). Where the tokens of a view depend
@@ -83,7 +96,64 @@ class VLM(ABC):
 
     @abstractmethod
     def encode(self, batch: Sequence[Prepared]) -> Any:
-        """The 'vision' stage: features of all views of the batch."""
+        """The 'vision' stage: for each question a list with the `ViewTokens` of each view.
+
+        A model without the capability `prune` may return what its own `prefill` reads.
+        """
+
+    def prune(
+        self, batch: Sequence[Prepared], features: Any, kept: Sequence[Kept | None]
+    ) -> tuple[list[Prepared], Any]:
+        """The 'prune' stage: the batch and its features with only the kept visual tokens; None keeps all.
+
+        Tokens of the prompt that belong to a dropped one alone (a newline at the end of a row of dropped tokens) are
+        the selector's business: it names every token. Raises QuestionError where the shorter prompt still exceeds the
+        context, or indices are not ascending tokens of their view.
+        """
+        raise self._cannot("prune")
+
+    def token_boxes(self, sizes: Sequence[tuple[int, int]]) -> list[TokenBoxes]:
+        """Where the visual tokens lie, for each view of one question, given the views' (width, height) in pixels.
+
+        As many tokens, in the same order, as `encode` gives a view of that size beside that many others.
+        """
+        raise self._cannot("prune")
+
+    def confidence(self, requests: Sequence[Request], words: tuple[str, str] = ("Yes", "No")) -> list[float]:
+        """Probability of the first word against the second at the first answer position, one a request.
+
+        The softmax over the two logits of the words' first tokens, taken as continuations of the prompt (after
+        "ASSISTANT:" that is another id than the word's own). Raises ConfigError where both begin with the same token.
+        """
+        raise self._cannot("confidence")
+
+    def attention_rows(self, requests: Sequence[Request], layers: Sequence[int], query: Query) -> list[AttentionRows]:
+        """One prefill a request; the attention of some of its tokens in some layers.
+
+        query: `last` (the prompt's last token) or `text` (all tokens after the last visual one). layers: 0-based.
+        """
+        raise self._cannot("attention")
+
+    def gradients(
+        self, requests: Sequence[Request], target: Target, layers: Sequence[int] = (), features: bool = False
+    ) -> list[Gradients]:
+        """Gradients of one scalar a request with respect to attention in `layers` and, where asked, to the features.
+
+        target: `argmax`, the log-probability of the likeliest first answer token, or `entropy`, in nats, of the
+        distribution over all first answer tokens.
+        """
+        raise self._cannot("gradients")
+
+    def value_vectors(self, requests: Sequence[Request], layers: Sequence[int]) -> list[Values]:
+        """One prefill a request; the value vectors of its visual tokens and of the text after them."""
+        raise self._cannot("values")
+
+    def _cannot(self, capability: str) -> ConfigError:
+        able = ", ".join(sorted(self.capabilities)) or "nothing but answer"
+        return ConfigError(
+            f"model={self.name}: offers no '{capability}' to selectors (it can {able}); choose another selector or "
+            "model (docs/models.md lists what each can do)."
+        )
 
     @abstractmethod
     def prefill(self, batch: Sequence[Prepared], features: Any) -> Any:
