@@ -119,33 +119,34 @@ class VLM(ABC):
         """
         raise self._cannot("prune")
 
-    def confidence(self, requests: Sequence[Request], words: tuple[str, str] = ("Yes", "No")) -> list[float]:
-        """Probability of the first word against the second at the first answer position, one a request.
+    def confidence(self, batch: Sequence[Prepared]) -> list[float]:
+        """Probability of the first continuation against the second at the first answer position, one a prompt.
 
-        The softmax over the two logits of the words' first tokens, taken as continuations of the prompt (after
-        "ASSISTANT:" that is another id than the word's own). Raises ConfigError where both begin with the same token.
+        Prompts with two continuations each (`Prompt.continuations=("Yes", "No")`): the softmax over the two logits of
+        their first tokens. After "ASSISTANT:" that is another id than the tokenizer gives the bare word. Raises
+        ConfigError where both begin with the same token.
         """
         raise self._cannot("confidence")
 
-    def attention_rows(self, requests: Sequence[Request], layers: Sequence[int], query: Query) -> list[AttentionRows]:
-        """One prefill a request; the attention of some of its tokens in some layers.
+    def attention_rows(self, batch: Sequence[Prepared], layers: Sequence[int], query: Query) -> list[AttentionRows]:
+        """One prefill a prompt; the attention of some of its tokens in some layers.
 
         query: `last` (the prompt's last token) or `text` (all tokens after the last visual one). layers: 0-based.
         """
         raise self._cannot("attention")
 
     def gradients(
-        self, requests: Sequence[Request], target: Target, layers: Sequence[int] = (), features: bool = False
+        self, batch: Sequence[Prepared], target: Target, layers: Sequence[int] = (), features: bool = False
     ) -> list[Gradients]:
-        """Gradients of one scalar a request with respect to attention in `layers` and, where asked, to the features.
+        """Gradients of one scalar a prompt with respect to attention in `layers` and, where asked, to the features.
 
         target: `argmax`, the log-probability of the likeliest first answer token, or `entropy`, in nats, of the
         distribution over all first answer tokens.
         """
         raise self._cannot("gradients")
 
-    def value_vectors(self, requests: Sequence[Request], layers: Sequence[int]) -> list[Values]:
-        """One prefill a request; the value vectors of its visual tokens and of the text after them."""
+    def value_vectors(self, batch: Sequence[Prepared], layers: Sequence[int]) -> list[Values]:
+        """One prefill a prompt; the value vectors of its visual tokens and of the text after them."""
         raise self._cannot("values")
 
     def _cannot(self, capability: str) -> ConfigError:
