@@ -1,4 +1,4 @@
-"""The way of a block of questions through the stages: load, select, prepare, vision, prefill, decode, score.
+"""The way of a block of questions through the stages: load, select, prepare, vision, prune, prefill, decode, score.
 
 A stage sees only what it is handed. Measurement wraps the stages from outside. What fails for one question becomes that
 question's error record: a stage that fails for a batch is repeated question by question, so that only the one at fault
@@ -9,6 +9,7 @@ is lost. Errors that are the whole run's fault (SemclipEvalError) go up to the u
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
@@ -26,8 +27,21 @@ from semclip_eval.models.memory import out_of_memory
 from semclip_eval.models.replay import Replay
 from semclip_eval.relevance.base import Relevance, psi_text
 from semclip_eval.results.records import Record
-from semclip_eval.selectors.base import Selector, selection_input
-from semclip_eval.types import Answer, Box, Prompt, Question, Request, Score, Selection, View
+from semclip_eval.selectors.base import PruneInput, SelectionInput, Selector, selection_input
+from semclip_eval.selectors.tools import VLM_NEEDS, SelectorVLM, Tools
+from semclip_eval.types import (
+    Answer,
+    Box,
+    Cost,
+    Kept,
+    Prompt,
+    Question,
+    Request,
+    Score,
+    Selection,
+    TraceStep,
+    View,
+)
 
 if TYPE_CHECKING:
     from semclip_eval.models.base import VLM, Prepared
@@ -48,9 +62,11 @@ class Item:
 
     question: Question
     image: Image.Image | None = None
-    selection: Selection | None = None
     prompt: Prompt | None = None
+    selection_input: SelectionInput | None = None
+    selection: Selection | None = None
     prepared: Prepared | None = None
+    kept: Kept | None = None
     answer: Answer | None = None
     error: Exception | None = field(default=None, repr=False)
 
@@ -77,6 +93,16 @@ class Pipeline:
         self.run = run
         self.psi_reads = psi_reads
         self.clock = StageClock(run.device, on=run.mode == "latency")
+        self.tools = self._tools(relevance)
+        self.prunes = selector is not None and "prune" in selector.needs
+
+    def _tools(self, relevance: Relevance | None) -> Tools:
+        """Only what the selector names in its `needs`."""
+        needs = self.selector.needs if self.selector else frozenset()
+        facade = None
+        if self.vlm is not None and self.selector is not None and needs.intersection(VLM_NEEDS):
+            facade = SelectorVLM(self.vlm, needs, self.selector.max_forwards, self.clock)
+        return Tools(relevance if "psi" in needs else None, facade)
 
     def load(self, question: Question) -> Item:
         """Read one image (a thread of its own may do this ahead)."""
@@ -143,24 +169,30 @@ class Pipeline:
 
     def _select(self, items: list[Item]) -> None:
         selector = _present(self.selector)
-        inputs = []
-        for item in items:
-            image = _present(item.image)
-            candidates = self.crops.candidates(image.width, image.height) if self.crops else ()
-            text = psi_text(item.question, self.psi_reads)
-            inputs.append(selection_input(selector, item.question, image, text, candidates, self.run.seed))
-        for item, selection in zip(items, selector.select(inputs, self.relevance), strict=True):
-            item.selection = selection
+        inputs = [self._selection_input(selector, item) for item in items]
+        if self.tools.vlm is not None:
+            self.tools.vlm.begin(item.question.id for item in items)
+        for item, given, selection in zip(items, inputs, selector.select(inputs, self.tools), strict=True):
+            cost = self.tools.vlm.cost(item.question.id) if self.tools.vlm is not None else Cost()
+            item.selection_input, item.selection = given, dataclasses.replace(selection, cost=cost)
+
+    def _selection_input(self, selector: Selector, item: Item) -> SelectionInput:
+        image = _present(item.image)
+        candidates = self.crops.candidates(image.width, image.height) if self.crops else ()
+        text = psi_text(item.question, self.psi_reads)
+        item.prompt = self.benchmark.prompt(item.question)
+        return selection_input(selector, item.question, image, text, candidates, self.run.seed, item.prompt.text)
 
     def _prepare(self, item: Item) -> None:
         image = _present(item.image)
         try:
-            prompt = self.benchmark.prompt(item.question)
+            prompt = _present(item.prompt)
             if self.clock.on and not prompt.continuations:
                 prompt = dataclasses.replace(prompt, max_new_tokens=self.run.new_tokens)
             item.prompt = prompt
-            images = tuple(view.cut(image) for view in _present(item.selection).views)
-            item.prepared = _present(self.vlm).prepare(Request(images, prompt, item.question.id))
+            images = tuple(view.pixels(image) for view in _present(item.selection).views)
+            request = Request(images, prompt, item.question.id, prunes=self.prunes)
+            item.prepared = _present(self.vlm).prepare(request)
         except SemclipEvalError:
             raise
         except Exception as error:
@@ -171,6 +203,9 @@ class Pipeline:
         vlm = _present(self.vlm)
         with self._stage("vision"):
             features = vlm.encode(batch)
+        if self.prunes:
+            with self._stage("prune"):
+                batch, features = self._prune(items, batch, features)
         with self._stage("prefill"):
             state = vlm.prefill(batch, features)
         with self._stage("decode"):
@@ -178,9 +213,28 @@ class Pipeline:
         for item, answer in zip(items, answers, strict=True):
             item.answer = answer
 
+    def _prune(self, items: list[Item], batch: list[Prepared], features: Any) -> tuple[list[Prepared], Any]:
+        """The batch with the visual tokens that the selector keeps."""
+        vlm = _present(self.vlm)
+        inputs = [
+            PruneInput(
+                item=_present(item.selection_input),
+                selection=_present(item.selection),
+                tokens=tuple(tokens),
+                boxes=tuple(vlm.token_boxes([view.size for view in _present(item.selection).views])),
+            )
+            for item, tokens in zip(items, features, strict=True)
+        ]
+        kept = _present(self.selector).prune(inputs, self.tools)
+        batch, features = vlm.prune(batch, features, kept)
+        for item, prepared, choice in zip(items, batch, kept, strict=True):
+            item.prepared, item.kept = prepared, choice
+        return batch, features
+
     def _stage(self, name: str) -> AbstractContextManager[None]:
         """The clock around a stage that the model has; what it has not is not measured rather than zero."""
-        return self.clock.stage(name) if name in _present(self.vlm).stages else nullcontext()
+        measured = name == "prune" or name in _present(self.vlm).stages
+        return self.clock.stage(name) if measured else nullcontext()
 
     def _record(self, item: Item) -> Record:
         question = item.question
@@ -219,9 +273,13 @@ class Pipeline:
             visual_tokens=_count("visual_tokens", prepared, answer),
             text_tokens=_count("text_tokens", prepared, answer),
             new_tokens=answer.new_tokens if answer else None,
-            extra_forwards=selection.extra_forwards if selection else None,
             chance=self.benchmark.chance(question),
             latency_ms=self.clock.report(answer.new_tokens if answer else None) if not failed else None,
+            candidates=_candidates(item),
+            cost=dataclasses.asdict(selection.cost) if selection else None,
+            encoded_tokens=_encoded_tokens(prepared),
+            kept=[list(view) for view in item.kept.indices] if item.kept else None,
+            trace=[_trace_step(step) for step in selection.trace] if selection else None,
         )
 
     def _score(self, item: Item) -> Score | None:
@@ -246,7 +304,7 @@ def target_coverage(targets: Sequence[Box], views: Sequence[View]) -> float | No
     None where the question has no boxes or nothing but the overview was selected. The overview does not count: it
     covers everything and shows little.
     """
-    boxes = [view.box for view in views if view.kind == "crop"]
+    boxes = [box for view in views if view.kind != "overview" for box in view.sources]
     if not targets or not boxes:
         return None
     return round(min(coverage(target, boxes) for target in targets), 6)
@@ -262,8 +320,33 @@ def empty_device_cache(device: str, error: Exception) -> None:
 
 
 def _view(view: View) -> dict[str, Any]:
-    relevance = None if view.relevance is None else round(view.relevance, 6)
-    return {"kind": view.kind, "box": list(view.box), "psi": relevance}
+    written: dict[str, Any] = {"kind": view.kind, "box": list(view.box), "psi": _rounded(view.relevance)}
+    if view.parts:
+        written["parts"] = [{"source": list(part.source), "place": list(part.place)} for part in view.parts]
+    return written
+
+
+def _candidates(item: Item) -> list[dict[str, Any]] | None:
+    """Every candidate crop with ψ's score, row by row; None where the question never reached the selector."""
+    if item.selection_input is None or item.selection is None:
+        return None
+    boxes, scores = item.selection_input.candidates, item.selection.candidate_relevance
+    rows = itertools.zip_longest(boxes, scores[: len(boxes)])
+    return [{"box": list(box), "psi": _rounded(score)} for box, score in rows]
+
+
+def _trace_step(step: TraceStep) -> dict[str, Any]:
+    return {"kind": step.kind, "box": list(step.box), "score": _rounded(step.score)}
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 6)
+
+
+def _encoded_tokens(prepared: Prepared | None) -> int | None:
+    """Visual tokens that the vision encoder made, whether or not the language model read them."""
+    pruned: int | None = getattr(prepared, "encoded_tokens", None)
+    return pruned if pruned is not None else _count("visual_tokens", prepared)
 
 
 def _count(name: str, *sources: Prepared | Answer | None) -> int | None:

@@ -12,8 +12,11 @@ from semclip_eval.benchmarks.base import Benchmark, stratified_limit
 from semclip_eval.components import build, component_class, did_you_mean
 from semclip_eval.config import GROUPS, RunConfig, run_config, run_id
 from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.models.base import VLM
+from semclip_eval.models.insight import CAPABILITIES
 from semclip_eval.models.replay import Replay
 from semclip_eval.selectors.base import Selector
+from semclip_eval.selectors.tools import NEEDS
 from semclip_eval.types import Question
 
 # An image with room for every candidate of any crop scheme.
@@ -107,8 +110,22 @@ def _check_selector(selector: Selector, benchmark: Benchmark, config: Mapping[st
             f"selector={selector.name} crops the annotated boxes and benchmark={benchmark.name} has none: "
             "choose another selector, or a benchmark with boxes (vstar)."
         )
+    check_capabilities(selector, component_class("model", config["model"]), str(config["model"].get("name")))
     if "candidates" in selector.needs:
         selector.check_candidates(len(build("crops", config["crops"]).candidates(LARGE_SIDE, LARGE_SIDE)))
+
+
+def check_capabilities(selector: Selector, model: type[VLM], name: str) -> None:
+    """ConfigError for a need that no model knows, or that this one cannot meet; needs no weights."""
+    unknown = selector.needs.difference(NEEDS)
+    if unknown:
+        raise ConfigError(f"selector={selector.name}: needs '{min(unknown)}'; what exists is {', '.join(NEEDS)}.")
+    missing = selector.needs.intersection(CAPABILITIES).difference(model.capabilities)
+    if missing:
+        raise ConfigError(
+            f"selector={selector.name} needs {', '.join(sorted(missing))} of the model, which model={name} does not "
+            "offer; choose another selector or model (docs/models.md lists what each can do)."
+        )
 
 
 def check_keys(config: Mapping[str, Any]) -> None:

@@ -139,7 +139,8 @@ def _components(config: Mapping[str, Any], plan: Plan) -> tuple[Any, Any, Any]:
         prompt = plan.benchmark.prompt(plan.questions[0])
         candidates = len(crops.candidates(LARGE_SIDE, LARGE_SIDE)) if crops else 0
         generated = plan.run.new_tokens if plan.run.mode == "latency" else prompt.max_new_tokens
-        vlm.check_views(plan.selector.most_views(candidates), 1 if prompt.continuations else generated)
+        kept = {"kept": plan.selector.most_kept} if "prune" in plan.selector.needs else {}
+        vlm.check_views(plan.selector.most_views(candidates), 1 if prompt.continuations else generated, **kept)
     return vlm, relevance, crops
 
 

@@ -67,7 +67,7 @@ def test_a_selector_of_the_users_own_is_one_file_and_one_config(tmp_path, monkey
         "    needs = frozenset({'candidates'})\n"
         "    def __init__(self, name):\n"
         "        self.name = name\n"
-        "    def select(self, inputs, relevance):\n"
+        "    def select(self, inputs, tools):\n"
         "        return [with_overview(item.image, item.candidates[-1:]) for item in inputs]\n"
     )
     (tmp_path / "mine" / "selector").mkdir(parents=True)

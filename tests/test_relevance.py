@@ -27,6 +27,7 @@ from semclip_eval.relevance.open_clip_relevance import OpenClipRelevance
 from semclip_eval.relevance.open_clip_weights import resolve
 from semclip_eval.selectors.base import SelectionInput
 from semclip_eval.selectors.semclip import SemClip
+from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Box, Question
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -168,12 +169,12 @@ def test_batches_do_not_change_scores_or_choices(clip_folder: Path) -> None:
     candidates = requests()[0].boxes
     items = [SelectionInput(f"q{n}", each.image_id, each.image, each.text, candidates, None, 0)
              for n, each in enumerate(requests())]  # fmt: skip
-    chosen = SemClip(top_k=9).select(items, relevance(clip_folder))
+    chosen = SemClip(top_k=9).select(items, Tools(relevance(clip_folder)))
     for size in (1, 2, 7):
         psi = relevance(clip_folder, batch_size=size, cache_images=0)
         one_by_one = [psi.score([each])[0] for each in reversed(requests())][::-1]
         np.testing.assert_allclose(one_by_one, whole, atol=2e-6)
-        again = [SemClip(top_k=9).select([item], psi)[0] for item in items]
+        again = [SemClip(top_k=9).select([item], Tools(psi))[0] for item in items]
         assert [[view.box for view in one.views] for one in again] == [[v.box for v in one.views] for one in chosen]
 
 

@@ -100,7 +100,7 @@ def test_what_is_not_known_of_the_answers_is_empty(tmp_path, capsys):
     assert {column: row[column] for column in empty} == dict.fromkeys(empty, "")
     assert (row["model"], row["selector"], row["accuracy"], row["n_scored"]) == ("replay", "external", "1", "4")
     for record in records(folder):
-        unknown = ("views", "visual_tokens", "text_tokens", "new_tokens", "extra_forwards", "target_coverage")
+        unknown = ("views", "visual_tokens", "text_tokens", "new_tokens", "cost", "target_coverage")
         assert {record[key] for key in unknown} == {None}
     captured = capsys.readouterr()
     assert "the results say selector=external" in " ".join(captured.err.split())

@@ -26,6 +26,7 @@ from semclip_eval.selectors.no_crop import NoCrop
 from semclip_eval.selectors.oracle import Oracle
 from semclip_eval.selectors.random_crop import RandomCrop
 from semclip_eval.selectors.semclip import SemClip, best_first
+from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Box, Question, Selection
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -69,21 +70,21 @@ def crop_boxes(selection: Selection) -> list[Box]:
 
 def test_no_crop_and_full_crop() -> None:
     item = an_input()
-    assert NoCrop().select([item], None)[0].views[0].box == (0, 0, 90, 60)
-    assert crop_boxes(NoCrop().select([item], None)[0]) == []
-    assert crop_boxes(FullCrop().select([item], None)[0]) == list(GRID.candidates(90, 60))
+    assert NoCrop().select([item], Tools())[0].views[0].box == (0, 0, 90, 60)
+    assert crop_boxes(NoCrop().select([item], Tools())[0]) == []
+    assert crop_boxes(FullCrop().select([item], Tools())[0]) == list(GRID.candidates(90, 60))
 
 
 def test_semclip_shows_the_best_crops_best_first_and_keeps_every_score() -> None:
     scores = {"q1": (0.1, 0.9, 0.3, -0.2, 0.5, 0.0, 0.8, 0.2, 0.4), "q2": (0.0,) * 8 + (1.0,)}
     relevance = DictatedRelevance(scores)
     items = [an_input("q1"), an_input("q2", size=(30, 30))]
-    first, second = SemClip(top_k=3).select(items, relevance)
+    first, second = SemClip(top_k=3).select(items, Tools(relevance))
     candidates = items[0].candidates
     assert crop_boxes(first) == [candidates[1], candidates[6], candidates[4]]
     assert [view.relevance for view in first.views] == [None, 0.9, 0.8, 0.5]
     assert first.candidate_relevance == scores["q1"]
-    assert first.extra_forwards == 0
+    assert first.cost.forwards == 0
     assert crop_boxes(second) == [items[1].candidates[index] for index in (8, 0, 1)]
     assert [(request.text, request.image_id, request.boxes) for request in relevance.asked] == [
         (item.text, item.image_id, item.candidates) for item in items
@@ -97,7 +98,7 @@ def test_a_broken_relevance_breaks_the_choice() -> None:
 
     scores = {"q1": tuple(index / 10 for index in range(9))}
     item = an_input()
-    right, wrong = (SemClip().select([item], kind(scores))[0] for kind in (DictatedRelevance, Upside))
+    right, wrong = (SemClip().select([item], Tools(kind(scores)))[0] for kind in (DictatedRelevance, Upside))
     assert crop_boxes(right) == [item.candidates[8]]
     assert crop_boxes(wrong) == [item.candidates[0]]
 
@@ -118,11 +119,11 @@ def test_semclip_refuses_what_it_cannot_do() -> None:
         SemClip(top_k=2).check_candidates(1)
     SemClip(top_k=2).check_candidates(2)
     with pytest.raises(QuestionError, match=r"selector\.top_k=2: an image of 90 x 60 pixels has only 1 candidate"):
-        SemClip(top_k=2).select([item], DictatedRelevance({"q1": (1.0,)}))
+        SemClip(top_k=2).select([item], Tools(DictatedRelevance({"q1": (1.0,)})))
     with pytest.raises(ConfigError, match="selector=semclip: needs a ψ"):
-        SemClip().select([item], None)
+        SemClip().select([item], Tools())
     with pytest.raises(QuestionError, match="no finite score for 1 of 1 crops"):
-        SemClip().select([item], DictatedRelevance({"q1": (float("nan"),)}))
+        SemClip().select([item], Tools(DictatedRelevance({"q1": (float("nan"),)})))
 
 
 @pytest.mark.parametrize(
@@ -145,8 +146,8 @@ def test_a_wrong_value_is_named(selector: type, keywords: dict, message: str) ->
 def test_random_crops_depend_on_seed_and_question_alone(order: list[int], seed: int, count: int) -> None:
     selector = RandomCrop(count=count)
     items = [an_input(f"q{index}", seed=seed) for index in range(6)]
-    alone = [crop_boxes(selector.select([item], None)[0]) for item in items]
-    together = selector.select([items[index] for index in order], None)
+    alone = [crop_boxes(selector.select([item], Tools())[0]) for item in items]
+    together = selector.select([items[index] for index in order], Tools())
     assert [crop_boxes(selection) for selection in together] == [alone[index] for index in order]
     for boxes in alone:
         assert len(set(boxes)) == count
@@ -154,7 +155,7 @@ def test_random_crops_depend_on_seed_and_question_alone(order: list[int], seed: 
 
 
 def test_random_crops_are_spread_over_candidates_and_differ_between_seeds() -> None:
-    drawn = [crop_boxes(RandomCrop().select([an_input(f"q{n}", seed=seed)], None)[0])[0]
+    drawn = [crop_boxes(RandomCrop().select([an_input(f"q{n}", seed=seed)], Tools())[0])[0]
              for seed in (0, 1) for n in range(900)]  # fmt: skip
     frequencies = Counter(drawn[:900])
     # 900 draws from 9: 100 each, standard deviation 9.4; six of them either way.
@@ -168,8 +169,9 @@ def test_random_crop_draws_the_same_in_another_process() -> None:
     program = (
         "from PIL import Image; from semclip_eval.crops import Grid; from semclip_eval.selectors.base import "
         "SelectionInput; from semclip_eval.selectors.random_crop import RandomCrop; "
+        "from semclip_eval.selectors.tools import Tools; "
         "item = SelectionInput('q7', 'i', Image.new('RGB', (90, 60)), '', Grid('g', 3, 3).candidates(90, 60), None, 5);"
-        "print([tuple(view.box) for view in RandomCrop(count=2).select([item], None)[0].views[1:]])"
+        "print([tuple(view.box) for view in RandomCrop(count=2).select([item], Tools())[0].views[1:]])"
     )
     outputs = {
         subprocess.run(
@@ -181,7 +183,7 @@ def test_random_crop_draws_the_same_in_another_process() -> None:
         ).stdout.strip()
         for hash_seed in ("1", "2")
     }
-    here = crop_boxes(RandomCrop(count=2).select([an_input("q7", seed=5)], None)[0])
+    here = crop_boxes(RandomCrop(count=2).select([an_input("q7", seed=5)], Tools())[0])
     assert outputs == {str([tuple(box) for box in here])}
 
 
@@ -189,13 +191,13 @@ def test_random_crop_refuses_more_than_there_are() -> None:
     with pytest.raises(ConfigError, match=r"selector\.count=10: the crop scheme has 9 candidates"):
         RandomCrop(count=10).check_candidates(9)
     with pytest.raises(QuestionError, match=r"selector\.count=10: .* has only 9 candidate crops"):
-        RandomCrop(count=10).select([an_input()], None)
+        RandomCrop(count=10).select([an_input()], Tools())
 
 
 def test_center_crop_has_the_candidates_size_in_the_middle() -> None:
-    assert crop_boxes(CenterCrop().select([an_input(size=(90, 60))], None)[0]) == [(30, 20, 60, 40)]
+    assert crop_boxes(CenterCrop().select([an_input(size=(90, 60))], Tools())[0]) == [(30, 20, 60, 40)]
     even = Grid("g", 2, 2).candidates(90, 60)
-    assert crop_boxes(CenterCrop().select([an_input(candidates=even)], None)[0]) == [(22, 15, 67, 45)]
+    assert crop_boxes(CenterCrop().select([an_input(candidates=even)], Tools())[0]) == [(22, 15, 67, 45)]
 
 
 SIDE = 60
@@ -210,7 +212,7 @@ def test_the_free_oracle_covers_every_target_and_is_no_larger_than_it_must_be(
     targets: list[Box], margin: float
 ) -> None:
     item = an_input(size=(SIDE, SIDE), targets=targets)
-    (box,) = crop_boxes(Oracle(margin=margin).select([item], None)[0])
+    (box,) = crop_boxes(Oracle(margin=margin).select([item], Tools())[0])
     assert all(coverage(target, [box]) == 1 for target in targets)
     assert box.left >= 0
     assert box.top >= 0
@@ -227,7 +229,7 @@ def test_the_free_oracle_covers_every_target_and_is_no_larger_than_it_must_be(
 
 def test_the_free_oracle_by_hand() -> None:
     def crop(targets: list[Box], size: tuple[int, int]) -> Box:
-        return crop_boxes(Oracle().select([an_input(size=size, targets=targets)], None)[0])[0]
+        return crop_boxes(Oracle().select([an_input(size=size, targets=targets)], Tools())[0])[0]
 
     # Candidates of 30 x 20; a target of 10 x 10 around (45, 35).
     assert crop([Box(40, 30, 50, 40)], (90, 60)) == (30, 25, 60, 45)
@@ -246,7 +248,7 @@ def test_the_candidate_oracle_weighs_each_target_the_same_and_takes_the_first_of
     cells = GRID.candidates(90, 60)
 
     def choice(*targets: Box) -> int:
-        return cells.index(crop_boxes(oracle.select([an_input(targets=targets)], None)[0])[0])
+        return cells.index(crop_boxes(oracle.select([an_input(targets=targets)], Tools())[0])[0])
 
     assert choice(Box(62, 2, 70, 8)) == 2
     # Three quarters of it lie in the second cell of the middle row.
@@ -260,12 +262,12 @@ def test_the_candidate_oracle_weighs_each_target_the_same_and_takes_the_first_of
 @pytest.mark.parametrize("targets", [None, ()])
 def test_an_oracle_needs_boxes(targets: tuple[Box, ...] | None) -> None:
     with pytest.raises(QuestionError, match="question q1 has no target boxes"):
-        Oracle().select([an_input(targets=targets)], None)
+        Oracle().select([an_input(targets=targets)], Tools())
 
 
 def test_an_oracle_names_a_box_outside_the_image() -> None:
     with pytest.raises(QuestionError, match=r"\(90, 0, 99, 9\) of question q1 lies outside its image of 90 x 60"):
-        Oracle().select([an_input(targets=[Box(1, 1, 2, 2), Box(90, 0, 99, 9)])], None)
+        Oracle().select([an_input(targets=[Box(1, 1, 2, 2), Box(90, 0, 99, 9)])], Tools())
 
 
 ALL: list[Selector] = [NoCrop(), FullCrop(), SemClip(top_k=2), RandomCrop(count=2), CenterCrop(), Oracle()]
@@ -282,7 +284,7 @@ def test_only_an_oracle_is_handed_the_truth_or_listens_to_it(selector: Selector)
     assert selector.uses_truth == (selector.name == "oracle")
     relevance = DictatedRelevance({"Which?": [0.5] * 9}) if "psi" in selector.needs else None
     moved = SelectionInput(**{**item.__dict__, "target_boxes": (Box(0, 0, 5, 5),)})
-    same = selector.select([item], relevance) == selector.select([moved], relevance)
+    same = selector.select([item], Tools(relevance)) == selector.select([moved], Tools(relevance))
     assert same != selector.uses_truth
 
 

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STAGES = ("load", "select", "prepare", "vision", "prefill", "decode")
+STAGES = ("load", "select", "prepare", "vision", "prune", "prefill", "decode")
+# The part of a stage that is timed on its own as well; it does not count twice in `e2e`.
+PARTS = ("select_vlm",)
 
 
 class StageClock:
@@ -52,8 +54,8 @@ class StageClock:
         """
         if not self.on:
             return None
-        report = {name: round(self.milliseconds[name], 3) for name in STAGES if name in self.milliseconds}
-        e2e = sum(self.milliseconds.values())
+        report = {name: round(self.milliseconds[name], 3) for name in (*STAGES, *PARTS) if name in self.milliseconds}
+        e2e = sum(duration for name, duration in self.milliseconds.items() if name not in PARTS)
         decode = self.milliseconds.get("decode", 0.0)
         report["ttft"] = round(e2e - decode, 3)
         if new_tokens is not None and new_tokens > 1:

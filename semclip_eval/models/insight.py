@@ -51,9 +51,10 @@ class TokenBoxes:
         """
         import numpy as np
 
-        boxes = np.where(self.padding[:, None], np.nan, self.boxes)
+        boxes: np.ndarray = np.where(self.padding[:, None], np.nan, self.boxes)
         if view.kind != "collage":
-            return boxes + np.array([view.box.left, view.box.top] * 2)
+            moved: np.ndarray = boxes + np.array([view.box.left, view.box.top] * 2)
+            return moved
         centres = np.stack([boxes[:, [0, 2]].mean(1), boxes[:, [1, 3]].mean(1)], axis=1)
         mapped = np.full_like(boxes, np.nan)
         for source, place in view.parts:

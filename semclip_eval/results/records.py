@@ -52,9 +52,13 @@ class Record:
     visual_tokens: int | None
     text_tokens: int | None
     new_tokens: int | None
-    extra_forwards: int | None
     chance: float | None
     latency_ms: dict[str, float] | None
+    candidates: list[dict[str, Any]] | None = None
+    cost: dict[str, int] | None = None
+    encoded_tokens: int | None = None
+    kept: list[list[int]] | None = None
+    trace: list[dict[str, Any]] | None = None
 
     def line(self) -> str:
         """The record as one line of JSON, with the line's end."""

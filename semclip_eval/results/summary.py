@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from semclip_eval.measure.stages import PARTS, STAGES
 from semclip_eval.results.records import output_error, write_atomically
 from semclip_eval.scoring.statistics import cluster_bootstrap, percentile, wilson_interval
 
@@ -31,7 +32,8 @@ COLUMNS = (
     "n n_scored n_unparsed n_error metric accuracy accuracy_ci_low accuracy_ci_high chance_accuracy hit_rate "
     "views_mean visual_tokens_mean text_tokens_mean new_tokens_mean e2e_ms_p50 e2e_ms_p90 e2e_ms_p99 load_ms_p50 "
     "select_ms_p50 vision_ms_p50 prefill_ms_p50 decode_ms_p50 ttft_ms_p50 tpot_ms_p50 questions_per_s peak_memory_mib "
-    "device dtype attn batch_size seed wall_s package_version git_commit started_at prepare_ms_p50 psi_revision n_units"
+    "device dtype attn batch_size seed wall_s package_version git_commit started_at prepare_ms_p50 "
+    "psi_revision n_units forwards_mean encoded_tokens_mean select_vlm_ms_p50 prune_ms_p50"
 ).split()
 CATEGORY_COLUMNS = (
     "run_id breakdown category n n_scored n_unparsed n_error accuracy accuracy_ci_low accuracy_ci_high "
@@ -81,6 +83,8 @@ def accuracy_row(records: Sequence[Mapping[str, Any]], units: Units) -> dict[str
         "visual_tokens_mean": _mean(record["visual_tokens"] for record in answered),
         "text_tokens_mean": _mean(record["text_tokens"] for record in answered),
         "new_tokens_mean": _mean(record["new_tokens"] for record in answered),
+        "forwards_mean": _mean((record.get("cost") or {}).get("forwards") for record in answered),
+        "encoded_tokens_mean": _mean(record.get("encoded_tokens") for record in answered),
     }
 
 
@@ -88,7 +92,7 @@ def latency_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Percentiles of the stages in milliseconds; empty where nothing was timed (accuracy mode)."""
     timed = [record["latency_ms"] for record in records if record["status"] != "error" and record["latency_ms"]]
     row: dict[str, Any] = {}
-    for stage in ("load", "select", "prepare", "vision", "prefill", "decode", "ttft", "tpot"):
+    for stage in (*STAGES, *PARTS, "ttft", "tpot"):
         row[f"{stage}_ms_p50"] = _percentile([times[stage] for times in timed if stage in times], 50)
     for q in (50, 90, 99):
         row[f"e2e_ms_p{q}"] = _percentile([times["e2e"] for times in timed], q)

@@ -5,21 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
 from semclip_eval.crops import whole_image
 from semclip_eval.errors import ConfigError, QuestionError
-from semclip_eval.relevance.base import Relevance
-from semclip_eval.types import Box, Question, Selection, View
+from semclip_eval.selectors.tools import Tools
+from semclip_eval.types import Box, Kept, Prompt, Question, Request, Selection, View
+
+if TYPE_CHECKING:
+    from semclip_eval.models.insight import TokenBoxes, ViewTokens
 
 
 @dataclass(frozen=True)
 class SelectionInput:
     """All that a selector may know of one question.
 
-    image: RGB. text: what ψ reads. candidates: the crop scheme's boxes, row by row. target_boxes: None but for a
+    image: RGB. text: what ψ reads. instruction: the prompt's text as the VLM will get it, without the continuations
+    that a likelihood question scores. candidates: the crop scheme's boxes, row by row. target_boxes: None but for a
     selector with `uses_truth`. seed: the run's.
     """
 
@@ -30,19 +34,49 @@ class SelectionInput:
     candidates: tuple[Box, ...]
     target_boxes: tuple[Box, ...] | None
     seed: int
+    instruction: str = ""
+
+    def request(
+        self,
+        images: Sequence[Image.Image],
+        text: str | None = None,
+        words: tuple[str, ...] = (),
+        max_new_tokens: int = 16,
+    ) -> Request:
+        """A request to the VLM that counts for this question.
+
+        text: what is asked; None for the question's own instruction. words: continuations to be weighed.
+        """
+        prompt = Prompt(self.instruction if text is None else text, words, max_new_tokens)
+        return Request(tuple(images), prompt, self.question_id)
+
+
+@dataclass(frozen=True)
+class PruneInput:
+    """One question between the vision encoder and the prefill.
+
+    tokens: the encoded visual tokens of each view of the selection. boxes: where they lie.
+    """
+
+    item: SelectionInput
+    selection: Selection
+    tokens: tuple[ViewTokens, ...]
+    boxes: tuple[TokenBoxes, ...]
 
 
 class Selector(ABC):
-    """Chooses the views that the VLM is given.
+    """Chooses the views that the VLM is given and, where `needs` hold `prune`, which of their visual tokens it reads.
 
-    `needs` names what the choice depends on beside the image: `"candidates"` (the crop scheme) and `"psi"`; what is
-    not named can be left out of a run and of its result row. `uses_truth` marks an oracle, the only kind that is handed
-    the target boxes.
+    `needs` names what the choice depends on beside the image (`tools.NEEDS`): `candidates` (the crop scheme), `psi`,
+    `vlm` (its answers), and the VLM's capabilities. What is not named is not handed over, and can be left out of a run
+    and of its result row; what a model cannot do is refused before the run. `uses_truth` marks an oracle, the only
+    kind that is handed the target boxes. `max_forwards` bounds the VLM forwards of one question; None sets no bound.
     """
 
     name: str
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_truth: ClassVar[bool] = False
+    max_forwards: int | None = None
 
     def check_candidates(self, candidates: int) -> None:  # noqa: B027 (optional)
         """ConfigError where so many candidate crops (those of a large image) are too few for this selector."""
@@ -56,20 +90,37 @@ class Selector(ABC):
         return 1
 
     @abstractmethod
-    def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
+    def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
         """One selection an input, in the order given, each independent of the other inputs.
 
-        `relevance` is None unless `needs` holds `"psi"`. Raises ConfigError where a parameter cannot be met, and
-        QuestionError where one of the inputs cannot be used (ask one by one to learn which).
+        Raises ConfigError where a parameter cannot be met, and QuestionError where one of the inputs cannot be used
+        (ask one by one to learn which).
         """
+
+    def most_kept(self, visual_tokens: int) -> int:
+        """How many of so many visual tokens of one question are kept at most; for the check before a run."""
+        return visual_tokens
+
+    def prune(self, inputs: Sequence[PruneInput], tools: Tools) -> list[Kept | None]:
+        """The visual tokens that the language model reads, for each input; None keeps all.
+
+        Called where `needs` hold `prune`, between the vision encoder and the prefill.
+        """
+        return [None for _ in inputs]
 
 
 def selection_input(
-    selector: Selector, question: Question, image: Image.Image, text: str, candidates: tuple[Box, ...], seed: int
+    selector: Selector,
+    question: Question,
+    image: Image.Image,
+    text: str,
+    candidates: tuple[Box, ...],
+    seed: int,
+    instruction: str = "",
 ) -> SelectionInput:
     """What `selector` may know of `question`: the target boxes only where it says that it uses the truth."""
     boxes = question.target_boxes if selector.uses_truth else None
-    return SelectionInput(question.id, question.image_id, image, text, candidates, boxes, seed)
+    return SelectionInput(question.id, question.image_id, image, text, candidates, boxes, seed, instruction)
 
 
 def overview(image: Image.Image) -> View:

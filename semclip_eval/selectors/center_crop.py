@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from semclip_eval.crops import box_centre, centred_box, most_common_size
-from semclip_eval.relevance.base import Relevance
 from semclip_eval.selectors.base import SelectionInput, Selector, overview, with_overview
+from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Selection
 
 
@@ -22,7 +22,7 @@ class CenterCrop(Selector):
     def most_views(self, candidates: int) -> int:
         return 2
 
-    def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
+    def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
         return [self._selection(item) for item in inputs]
 
     def _selection(self, item: SelectionInput) -> Selection:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from semclip_eval.relevance.base import Relevance
 from semclip_eval.selectors.base import SelectionInput, Selector, with_overview
+from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Selection
 
 
@@ -21,5 +21,5 @@ class FullCrop(Selector):
     def most_views(self, candidates: int) -> int:
         return 1 + candidates
 
-    def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
+    def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
         return [with_overview(item.image, item.candidates) for item in inputs]

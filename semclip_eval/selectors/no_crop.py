@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from semclip_eval.relevance.base import Relevance
 from semclip_eval.selectors.base import SelectionInput, Selector, with_overview
+from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Selection
 
 
@@ -16,5 +16,5 @@ class NoCrop(Selector):
 
     name: str = "no_crop"
 
-    def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
+    def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
         return [with_overview(item.image, ()) for item in inputs]

@@ -17,8 +17,8 @@ from semclip_eval.crops import (
     whole_image,
 )
 from semclip_eval.errors import ConfigError, QuestionError
-from semclip_eval.relevance.base import Relevance
 from semclip_eval.selectors.base import SelectionInput, Selector, with_overview
+from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Box, Selection
 
 PLACEMENTS = ("free", "candidate")
@@ -55,7 +55,7 @@ class Oracle(Selector):
     def most_views(self, candidates: int) -> int:
         return 2
 
-    def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
+    def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
         return [with_overview(item.image, [self._crop(item)]) for item in inputs]
 
     def _crop(self, item: SelectionInput) -> Box:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from semclip_eval.crops import whole_number
-from semclip_eval.relevance.base import Relevance
 from semclip_eval.selectors.base import SelectionInput, Selector, check_enough, check_scheme, with_overview
+from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Box, Selection
 
 
@@ -35,7 +35,7 @@ class RandomCrop(Selector):
     def most_views(self, candidates: int) -> int:
         return 1 + self.count
 
-    def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
+    def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
         return [with_overview(item.image, self._drawn(item)) for item in inputs]
 
     def _drawn(self, item: SelectionInput) -> list[Box]:

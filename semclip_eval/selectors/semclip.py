@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from semclip_eval.crops import whole_number
-from semclip_eval.errors import ConfigError, QuestionError
-from semclip_eval.relevance.base import Relevance, RelevanceRequest
+from semclip_eval.errors import QuestionError
+from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.selectors.base import SelectionInput, Selector, check_enough, check_scheme, overview
+from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Selection, View
 
 # Two crops with the same pixels get scores that differ by float rounding, and that rounding changes with the batch
@@ -40,14 +41,11 @@ class SemClip(Selector):
     def most_views(self, candidates: int) -> int:
         return 1 + self.top_k
 
-    def select(self, inputs: Sequence[SelectionInput], relevance: Relevance | None) -> list[Selection]:
-        if relevance is None:
-            raise ConfigError(f"selector={self.name}: needs a ψ to score the crops; give psi=mini_clip or another one.")
+    def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
+        psi = tools.require_psi(self.name)
         for item in inputs:
             check_enough("selector.top_k", self.top_k, item)
-        scores = relevance.score(
-            [RelevanceRequest(item.image, item.image_id, item.candidates, item.text) for item in inputs]
-        )
+        scores = psi.score([RelevanceRequest(item.image, item.image_id, item.candidates, item.text) for item in inputs])
         return [self._selection(item, row) for item, row in zip(inputs, scores, strict=True)]
 
     def _selection(self, item: SelectionInput, scores: tuple[float, ...]) -> Selection:

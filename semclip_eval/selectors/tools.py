@@ -1,0 +1,171 @@
+"""What a selector may use beside the image: ψ, and a counting facade over the VLM."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from semclip_eval.errors import ConfigError, QuestionError
+from semclip_eval.measure.stages import StageClock
+from semclip_eval.models.insight import CAPABILITIES
+from semclip_eval.relevance.base import Relevance
+from semclip_eval.types import Answer, Cost, Request
+
+if TYPE_CHECKING:
+    from semclip_eval.models.base import VLM, Prepared
+    from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, Values
+
+T = TypeVar("T")
+
+# What `Selector.needs` may name. `vlm` is answering; the others are capabilities that a model may lack.
+VLM_NEEDS = ("vlm", *CAPABILITIES)
+NEEDS = ("candidates", "psi", *VLM_NEEDS)
+# Prompts in one forward pass. Fixed, and never of two questions at once, so that a number that a selector sees does not
+# depend on what else is asked in the run.
+CHUNK = 8
+
+
+class BudgetExceeded(QuestionError):
+    """A selector asked for more VLM forwards than `selector.max_forwards` allows."""
+
+
+class SelectorVLM:
+    """The only part of a VLM that a selector may call; counts what each question spends and enforces its budget.
+
+    Every request names the question that it is for (`SelectionInput.request` does). Results come in the order of the
+    requests and do not depend on the other requests beyond float rounding.
+
+    needs: those of the selector; a method that it did not name raises ConfigError. max_forwards: of one question,
+    forwards and backwards together; None sets no bound. clock: adds the time to its stage `select_vlm`.
+    """
+
+    def __init__(self, vlm: VLM, needs: Iterable[str], max_forwards: int | None, clock: StageClock) -> None:
+        self._vlm = vlm
+        self._needs = frozenset(needs)
+        self._max_forwards = max_forwards
+        self._clock = clock
+        self._costs: dict[str, Cost] = defaultdict(Cost)
+
+    def begin(self, question_ids: Iterable[str]) -> None:
+        """These questions are selected (again) from the start: what they spent is forgotten."""
+        for question_id in question_ids:
+            self._costs.pop(question_id, None)
+
+    def cost(self, question_id: str) -> Cost:
+        """What the question has spent since `begin`."""
+        return self._costs[question_id]
+
+    def forwards_left(self, question_id: str) -> int | None:
+        """How many forwards the question may still spend; None without a bound."""
+        if self._max_forwards is None:
+            return None
+        spent = self._costs[question_id]
+        return self._max_forwards - spent.forwards - spent.backwards
+
+    @property
+    def layers(self) -> int:
+        """Number of layers of the language model."""
+        if self._vlm.layers is None:
+            raise ConfigError(f"model={self._vlm.name}: does not say how many layers its language model has.")
+        return self._vlm.layers
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Greedy text, or the loss of each continuation."""
+        self._require("vlm")
+        return self._ask(requests, self._vlm.answer, generates=True)
+
+    def confidence(self, requests: Sequence[Request]) -> list[float]:
+        """Probability of the first continuation against the second (`VLM.confidence`)."""
+        self._require("confidence")
+        return self._ask(requests, self._vlm.confidence)
+
+    def attention(self, requests: Sequence[Request], layers: Sequence[int], query: Query) -> list[AttentionRows]:
+        """Attention from the last token or from the text to the visual tokens (`VLM.attention_rows`)."""
+        self._require("attention")
+        return self._ask(requests, lambda batch: self._vlm.attention_rows(batch, layers, query))
+
+    def gradients(
+        self, requests: Sequence[Request], target: Target, layers: Sequence[int] = (), features: bool = False
+    ) -> list[Gradients]:
+        """Gradients of a scalar of the first answer token (`VLM.gradients`); a forward and a backward each."""
+        self._require("gradients")
+        return self._ask(requests, lambda batch: self._vlm.gradients(batch, target, layers, features), backwards=1)
+
+    def values(self, requests: Sequence[Request], layers: Sequence[int]) -> list[Values]:
+        """Value vectors after the prefill (`VLM.value_vectors`)."""
+        self._require("values")
+        return self._ask(requests, lambda batch: self._vlm.value_vectors(batch, layers))
+
+    def _require(self, need: str) -> None:
+        if need not in self._needs:
+            raise ConfigError(f"the selector uses '{need}' of the VLM and does not name it in its `needs`.")
+
+    def _ask(
+        self,
+        requests: Sequence[Request],
+        call: Callable[[list[Prepared]], Sequence[T]],
+        backwards: int = 0,
+        generates: bool = False,
+    ) -> list[T]:
+        self._spend(requests, backwards)
+        results: dict[int, T] = {}
+        with self._clock.stage("select_vlm"):
+            for places in _chunks(requests):
+                batch = [self._vlm.prepare(requests[place]) for place in places]
+                for place, prepared, result in zip(places, batch, call(batch), strict=True):
+                    results[place] = result
+                    self._costs[requests[place].question_id] += Cost(
+                        visual_tokens=prepared.visual_tokens or 0,
+                        text_tokens=prepared.text_tokens or 0,
+                        new_tokens=(getattr(result, "new_tokens", None) or 0) if generates else 0,
+                    )
+        return [results[place] for place in range(len(requests))]
+
+    def _spend(self, requests: Sequence[Request], backwards: int) -> None:
+        """Count the forwards before they happen; BudgetExceeded, with nothing counted, where there are too many."""
+        forwards: dict[str, int] = defaultdict(int)
+        for request in requests:
+            if not request.question_id:
+                raise ValueError("a selector's request must name its question: make it with SelectionInput.request")
+            forwards[request.question_id] += 1
+        for question_id, count in forwards.items():
+            left = self.forwards_left(question_id)
+            if left is not None and count * (1 + backwards) > left:
+                raise BudgetExceeded(
+                    f"selector.max_forwards={self._max_forwards}: {count * (1 + backwards)} more VLM forwards were "
+                    f"wanted and {left} are left"
+                )
+        for question_id, count in forwards.items():
+            self._costs[question_id] += Cost(forwards=count, backwards=count * backwards)
+
+
+def _chunks(requests: Sequence[Request]) -> Iterator[list[int]]:
+    """Places of the requests, question by question in order of first appearance, at most `CHUNK` together."""
+    by_question: dict[str, list[int]] = {}
+    for place, request in enumerate(requests):
+        by_question.setdefault(request.question_id, []).append(place)
+    for places in by_question.values():
+        for start in range(0, len(places), CHUNK):
+            yield places[start : start + CHUNK]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """psi: None unless the selector's `needs` hold `psi`. vlm: None unless they hold one of `VLM_NEEDS`."""
+
+    psi: Relevance | None = None
+    vlm: SelectorVLM | None = None
+
+    def require_psi(self, selector: str) -> Relevance:
+        """ψ; ConfigError, with the remedy, where there is none."""
+        if self.psi is None:
+            raise ConfigError(f"selector={selector}: needs a ψ to score the crops; give psi=mini_clip or another one.")
+        return self.psi
+
+    def require_vlm(self, selector: str) -> SelectorVLM:
+        """The VLM's facade; ConfigError where the selector did not ask for it."""
+        if self.vlm is None:
+            raise ConfigError(f"selector={selector}: uses the VLM, but its `needs` do not say so.")
+        return self.vlm
