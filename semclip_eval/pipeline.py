@@ -129,7 +129,18 @@ class Pipeline:
         if self.answers is not None:
             for item in items:
                 self._look_up(item, self.answers)
-            return [self._record(item) for item in items]
+        else:
+            self._go_through(items, executor)
+        return [self._record(item) for item in items]
+
+    def answer(self, questions: Sequence[Question]) -> list[Item]:
+        """The questions at the end of their way, each with its answer or its error, not scored."""
+        items = [self.load(question) for question in questions]
+        self._go_through(items)
+        return items
+
+    def _go_through(self, items: list[Item], executor: Executor | None = None) -> None:
+        """All stages but load and score."""
         _present(self.vlm).begin_block(keep=not self.clock.on)
         with self.clock.stage("select"):
             self._batched(items, self._select)
@@ -138,7 +149,6 @@ class Pipeline:
             for _ in executor.map(self._prepare, alive) if executor else map(self._prepare, alive):
                 pass
         self._batched(items, self._answer)
-        return [self._record(item) for item in items]
 
     def _batched(self, items: Sequence[Item], stage: Callable[[list[Item]], None]) -> None:
         alive = [item for item in items if item.error is None]
