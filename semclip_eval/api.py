@@ -175,15 +175,17 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from semclip_eval.results.summary import COLUMNS, finished_runs
+    from semclip_eval.results.columns import SUMMARY_NAMES, TEXT_NAMES
+    from semclip_eval.results.summary import finished_runs
 
     summaries = finished_runs(Path(folder).expanduser())
     if not summaries:
         raise ConfigError(f"{folder}: there is no finished run below it.")
-    text = ("run_id", "git_commit", "model_revision", "dataset_revision", "psi_revision")
-    frames = [pd.read_csv(path, dtype=dict.fromkeys(text, str)).assign(folder=str(path.parent)) for path in summaries]
+    frames = [
+        pd.read_csv(path, dtype=dict.fromkeys(TEXT_NAMES, str)).assign(folder=str(path.parent)) for path in summaries
+    ]
     filled = pd.concat([frame.dropna(axis="columns", how="all") for frame in frames], ignore_index=True)
-    return filled.reindex(columns=[*COLUMNS, "folder"])
+    return filled.reindex(columns=[*SUMMARY_NAMES, "folder"])
 
 
 def _composed(group: str, name: str | None, profile: str, config_dir: str | Path | None) -> dict[str, Any]:

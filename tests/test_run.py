@@ -16,8 +16,9 @@ import pytest
 from semclip_eval import session
 from semclip_eval.errors import ConfigError, DataError, RunFailed
 from semclip_eval.plan import make_plan
+from semclip_eval.results.columns import SUMMARY_NAMES
 from semclip_eval.results.records import SampleWriter, hold, read_samples
-from semclip_eval.results.summary import COLUMNS, read_rows
+from semclip_eval.results.summary import read_rows
 from semclip_eval.run import execute
 from tests import fakes
 from tests.fakes import FULL_CROP, ORACLE, SEMCLIP, ComputedVLM, config
@@ -57,7 +58,7 @@ def test_the_summary_is_what_one_counts_in_the_samples(tmp_path):
     folder = execute(config(tmp_path, selector=SEMCLIP, benchmark__count=40))
     records = lines(folder)
     (row,) = read_rows(folder / "summary.csv")
-    assert list(row) == list(COLUMNS)
+    assert list(row) == list(SUMMARY_NAMES)
     right = sum(record["score"] for record in records)
     assert float(row["accuracy"]) == pytest.approx(right / 40)
     assert (int(row["n"]), int(row["n_scored"]), int(row["n_error"])) == (40, 40, 0)

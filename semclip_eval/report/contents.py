@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from semclip_eval.measure.stages import STAGES
 from semclip_eval.report.comparisons import Comparison
-from semclip_eval.report.lines import LATENCY_COLUMNS, Line
+from semclip_eval.report.lines import LATENCY_COLUMNS, Line, timed_stages
 from semclip_eval.report.runs import FinishedRun, number
 from semclip_eval.report.table import (
     DASH,
@@ -22,6 +21,7 @@ from semclip_eval.report.table import (
     percent,
     points,
 )
+from semclip_eval.results.columns import HEADINGS
 from semclip_eval.results.comparison import WHY_NO_P, Pair
 
 MINI_WARNING = "generated scenes and small trained models, which say nothing about LLaVA or V*"
@@ -29,14 +29,6 @@ DUMMY_WARNING = "random weights (model.load_format=dummy): the accuracies mean n
 SHARED_CLUSTERS = "several questions share an image, which the interval counts in and p does not: p can be too small"
 ORACLE_NOTE = "sees the annotated boxes: an upper bound, not a method"
 
-HEADINGS = {
-    "e2e_ms_p50": "E2E p50, ms",
-    "e2e_ms_p90": "E2E p90, ms",
-    "e2e_ms_p99": "E2E p99, ms",
-    "ttft_ms_p50": "TTFT p50, ms",
-    "tpot_ms_p50": "TPOT p50, ms",
-    "peak_memory_mib": "peak memory, MiB",
-}
 MAIN_LATENCY = ("e2e_ms_p50", "e2e_ms_p90", "ttft_ms_p50")
 # What every CSV row says of where its numbers come from.
 ORIGIN = (
@@ -191,10 +183,11 @@ def stage_table(comparison: Comparison, rows: Sequence[Line]) -> Table | None:
     if not timed:
         return None
     footnotes = Footnotes()
-    keys = [f"{stage}_ms_p50" for stage in STAGES] + [
+    stages = timed_stages(timed)
+    keys = [f"{stage}_ms_p50" for stage in stages] + [
         column for column in LATENCY_COLUMNS if any(column in line.latency for line in timed)
     ]
-    headings = [*STAGES, *(HEADINGS[key].removesuffix(", ms") for key in keys[len(STAGES) :])]
+    headings = [*stages, *(HEADINGS[key].removesuffix(", ms") for key in keys[len(stages) :])]
     memory = [line for line in timed if line.run.row["peak_memory_mib"]]
     return Table(
         name="latency",
@@ -227,27 +220,10 @@ def stage_table(comparison: Comparison, rows: Sequence[Line]) -> Table | None:
     )
 
 
-_RUN_COLUMNS = {
-    "profile": "profile",
-    "benchmark": "benchmark",
-    "protocol": "protocol",
-    "n": "n",
-    "dataset_revision": "data revision",
-    "model": "model",
-    "model_revision": "model revision",
-    "crops": "crops",
-    "psi": "ψ",
-    "psi_revision": "ψ revision",
-    "mode": "mode",
-    "device": "device",
-    "dtype": "dtype",
-    "attn": "attention",
-    "batch_size": "batch",
-    "seed": "seed",
-    "package_version": "version",
-    "git_commit": "git commit",
-    "started_at": "started at",
-}
+_RUN_COLUMNS = (
+    "profile benchmark protocol n dataset_revision model model_revision crops psi psi_revision mode device dtype attn "
+    "batch_size seed package_version git_commit started_at"
+).split()
 
 
 def run_table(found: Sequence[Comparison]) -> Table:
@@ -257,16 +233,16 @@ def run_table(found: Sequence[Comparison]) -> Table:
     """
     labelled = [one for comparison in found for one in comparison.runs]
     rows = [one.run.row for one in labelled]
-    shared = {key: heading for key, heading in _RUN_COLUMNS.items() if len({row[key] for row in rows}) == 1}
-    own = {key: heading for key, heading in _RUN_COLUMNS.items() if key not in shared}
-    common = ", ".join(f"{heading} {rows[0][key]}" for key, heading in shared.items() if rows[0][key])
+    shared = [key for key in _RUN_COLUMNS if len({row[key] for row in rows}) == 1]
+    own = [key for key in _RUN_COLUMNS if key not in shared]
+    common = ", ".join(f"{HEADINGS[key]} {rows[0][key]}" for key in shared if rows[0][key])
     return Table(
         name="what_was_run",
         caption=f"What was run. The same for every run: {common}.",
         columns=(
             Column("selector", numeric=False),
             Column("run", numeric=False),
-            *(Column(heading, numeric=key in ("n", "batch_size", "seed")) for key, heading in own.items()),
+            *(Column(HEADINGS[key], numeric=key in ("n", "batch_size", "seed")) for key in own),
         ),
         rows=tuple(
             Row(

@@ -52,6 +52,11 @@ def lines(comparison: Comparison) -> list[Line]:
     return [_line(labelled, comparison.runs) for labelled in comparison.runs]
 
 
+def timed_stages(rows: Sequence[Line]) -> list[str]:
+    """The stages that at least one of the runs has, in the order of the way of a question."""
+    return [stage for stage in STAGES if any(f"{stage}_ms_p50" in line.latency for line in rows)]
+
+
 def focus(rows: Sequence[Line]) -> Line | None:
     """The line that the report tells about in words and pictures: the first method, else the first with crops."""
     methods = [line for line in rows if line.run.kind == "method"]

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from semclip_eval.measure.stages import STAGES
 from semclip_eval.report.comparisons import Comparison
-from semclip_eval.report.lines import Line
+from semclip_eval.report.lines import Line, timed_stages
 from semclip_eval.report.style import INK, MUTED, STAGE_COLOURS, Style
 from semclip_eval.report.table import decimal, percent
 
@@ -204,7 +203,7 @@ def _latency_plot(rows: Sequence[Line]) -> Plot | None:
         axes = figure.add_subplot()
         names = [line.name for line in shown]
         left = [0.0] * len(shown)
-        for stage in STAGES:
+        for stage in timed_stages(shown):
             times = [line.latency.get(f"{stage}_ms_p50", 0.0) for line in shown]
             axes.barh(names, times, left=left, height=0.62, color=STAGE_COLOURS[stage], label=stage)
             left = [start + time for start, time in zip(left, times, strict=True)]

@@ -12,11 +12,10 @@ import yaml
 
 from semclip_eval.errors import ConfigError, DataError, SemclipEvalError
 from semclip_eval.models.replay import EXTERNAL, REVISION_MARK
+from semclip_eval.results.columns import CATEGORY_NAMES, SUMMARY_NAMES
 from semclip_eval.results.records import SAMPLES, read_samples
 from semclip_eval.results.summary import (
     CATEGORIES,
-    CATEGORY_COLUMNS,
-    COLUMNS,
     ROLL_UP,
     SUMMARY,
     measure_columns,
@@ -143,9 +142,9 @@ def _read_run(folder: Path) -> FinishedRun:
         environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{folder}: cannot be read ({' '.join(str(error).split())}).") from error
-    if len(rows) != 1 or any(column not in rows[0] for column in COLUMNS):
+    if len(rows) != 1 or any(column not in rows[0] for column in SUMMARY_NAMES):
         raise DataError(f"{folder / SUMMARY}: is not one row with all columns of this version of semclip-eval.")
-    if any(column not in row for row in categories for column in CATEGORY_COLUMNS):
+    if any(column not in row for row in categories for column in CATEGORY_NAMES):
         raise DataError(f"{folder / CATEGORIES}: lacks columns of this version of semclip-eval.")
     sections = ("benchmark", "model", "selector", "run")
     if not isinstance(config, Mapping) or not all(isinstance(config.get(name), Mapping) for name in sections):

@@ -44,6 +44,7 @@ STAGE_COLOURS = {
     "select": "#e6ab02",
     "prepare": "#bdbdbd",
     "vision": "#6a51a3",
+    "prune": "#e7298a",
     "prefill": "#9e9ac8",
     "decode": "#dadaeb",
 }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from semclip_eval.measure.stages import PARTS, STAGES
+from semclip_eval.results.columns import CATEGORY_NAMES, SUMMARY_NAMES
 from semclip_eval.results.records import output_error, write_atomically
 from semclip_eval.scoring.statistics import cluster_bootstrap, percentile, wilson_interval
 
@@ -26,19 +27,6 @@ Units = Callable[[Sequence[Mapping[str, Any]]], list[tuple[float, str]]]
 SUMMARY = "summary.csv"
 CATEGORIES = "categories.csv"
 ROLL_UP = "runs.csv"
-
-COLUMNS = (
-    "run_id profile benchmark split protocol model model_revision dataset_revision selector crops psi uses_truth mode "
-    "n n_scored n_unparsed n_error metric accuracy accuracy_ci_low accuracy_ci_high chance_accuracy hit_rate "
-    "views_mean visual_tokens_mean text_tokens_mean new_tokens_mean e2e_ms_p50 e2e_ms_p90 e2e_ms_p99 load_ms_p50 "
-    "select_ms_p50 vision_ms_p50 prefill_ms_p50 decode_ms_p50 ttft_ms_p50 tpot_ms_p50 questions_per_s peak_memory_mib "
-    "device dtype attn batch_size seed wall_s package_version git_commit started_at prepare_ms_p50 "
-    "psi_revision n_units forwards_mean encoded_tokens_mean select_vlm_ms_p50 prune_ms_p50"
-).split()
-CATEGORY_COLUMNS = (
-    "run_id breakdown category n n_scored n_unparsed n_error accuracy accuracy_ci_low accuracy_ci_high "
-    "chance_accuracy hit_rate visual_tokens_mean n_units"
-).split()
 
 HIT_COVERAGE = 0.5
 
@@ -152,8 +140,8 @@ def read_categories(folder: Path, breakdown: str = "category") -> list[dict[str,
 
 
 def measure_columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """The benchmark's own measures in rows of `categories.csv`: what stands there beside `CATEGORY_COLUMNS`."""
-    return [column for column in (rows[0] if rows else ()) if column not in CATEGORY_COLUMNS]
+    """The benchmark's own measures in rows of `categories.csv`: what stands there beside `CATEGORY_NAMES`."""
+    return [column for column in (rows[0] if rows else ()) if column not in CATEGORY_NAMES]
 
 
 def write_run(
@@ -163,8 +151,8 @@ def write_run(
     measure_names: Sequence[str] = (),
 ) -> None:
     """`categories.csv`, then `summary.csv` (its presence says that the run is finished)."""
-    write_atomically(folder / CATEGORIES, csv_text([*CATEGORY_COLUMNS, *measure_names], categories))
-    write_atomically(folder / SUMMARY, csv_text(COLUMNS, [row]))
+    write_atomically(folder / CATEGORIES, csv_text([*CATEGORY_NAMES, *measure_names], categories))
+    write_atomically(folder / SUMMARY, csv_text(SUMMARY_NAMES, [row]))
 
 
 def write_roll_up(output_folder: Path) -> Path:
@@ -174,7 +162,7 @@ def write_roll_up(output_folder: Path) -> Path:
         lock = FileLock(output_folder / ".runs.lock")
         with lock:
             rows = [row for summary in finished_runs(output_folder) for row in read_rows(summary)]
-            write_atomically(path, csv_text(COLUMNS, rows))
+            write_atomically(path, csv_text(SUMMARY_NAMES, rows))
     except OSError as error:
         raise output_error(path, error) from error
     return path
