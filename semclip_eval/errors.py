@@ -34,3 +34,7 @@ class QuestionError(Exception):
     The runner turns it, like any other exception of a stage, into a record with `status="error"`; it never becomes an
     answer.
     """
+
+
+class NotFiniteError(QuestionError):
+    """A component gave NaN or an infinite number where a finite one belongs."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
@@ -21,7 +22,7 @@ from PIL import Image
 from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.config import RunConfig
 from semclip_eval.crops import coverage
-from semclip_eval.errors import SemclipEvalError
+from semclip_eval.errors import NotFiniteError, SemclipEvalError
 from semclip_eval.measure.stages import StageClock
 from semclip_eval.models.memory import out_of_memory
 from semclip_eval.models.replay import Replay
@@ -247,7 +248,7 @@ class Pipeline:
         return self.clock.stage(name) if measured else nullcontext()
 
     def _record(self, item: Item) -> Record:
-        question = item.question
+        """The question's record; a number in it that is not finite makes it an error record without that number."""
         score: Score | None = None
         if item.error is None:
             try:
@@ -256,6 +257,19 @@ class Pipeline:
                 raise
             except Exception as error:
                 item.error = error
+        record = self._written(item, score)
+        for part in ("answer", "selection", "prepared"):
+            place = not_finite(dataclasses.asdict(record))
+            if place is None:
+                break
+            if item.error is None:
+                item.error = NotFiniteError(f"{place}: a model, ψ or selector gave a number that is not finite")
+            setattr(item, part, None)
+            record = self._written(item, None)
+        return record
+
+    def _written(self, item: Item, score: Score | None) -> Record:
+        question = item.question
         answer, selection, prepared = item.answer, item.selection, item.prepared
         failed = item.error is not None
         return Record(
@@ -327,6 +341,19 @@ def empty_device_cache(device: str, error: Exception) -> None:
         import torch
 
         torch.cuda.empty_cache()
+
+
+def not_finite(value: Any, place: str = "") -> str | None:
+    """Where in a nested value the first number stands that is NaN or infinite; None where there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{place.lstrip('.')} is {value}"
+    if isinstance(value, dict):
+        steps = ((f"{place}.{key}", inner) for key, inner in value.items())
+    elif isinstance(value, (list, tuple)):
+        steps = ((f"{place}[{number}]", inner) for number, inner in enumerate(value))
+    else:
+        return None
+    return next((found for step, inner in steps if (found := not_finite(inner, step)) is not None), None)
 
 
 def _view(view: View) -> dict[str, Any]:

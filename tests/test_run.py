@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,9 @@ from semclip_eval.results.columns import SUMMARY_NAMES
 from semclip_eval.results.records import SampleWriter, hold, read_samples
 from semclip_eval.results.summary import read_rows
 from semclip_eval.run import execute
+from semclip_eval.selectors.base import SelectionInput, Selector, overview
+from semclip_eval.selectors.tools import Tools
+from semclip_eval.types import Answer, Selection, View
 from tests import fakes
 from tests.fakes import FULL_CROP, ORACLE, SEMCLIP, ComputedVLM, config
 
@@ -438,3 +444,52 @@ def test_a_line_that_is_no_record_is_named(tmp_path):
     (tmp_path / "samples.jsonl").write_text('{"question_id": "a", "status": "ok", "score": 1}\nnonsense\n')
     with pytest.raises(DataError, match=r"samples\.jsonl, line 2"):
         read_samples(tmp_path)
+
+
+class Unfinished(Selector):
+    """Chooses the first candidate with a score of NaN for question q1, an infinite one for q2."""
+
+    name = "unfinished"
+    needs = frozenset({"candidates"})
+
+    def __init__(self, name: str = "unfinished") -> None:
+        self.name = name
+
+    def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
+        scores = {"q1": math.nan, "q2": -math.inf}
+        return [
+            Selection((overview(item.image), View("crop", item.candidates[0], scores.get(item.question_id, 0.5))))
+            for item in inputs
+        ]
+
+
+class Overflowing(ComputedVLM):
+    """Gives one question the losses NaN and infinity."""
+
+    def _answer(self, prepared: Any) -> Answer:
+        answer = super()._answer(prepared)
+        if "number 3" in prepared.prompt.text:
+            return Answer(option_losses=(math.nan, 1.0, math.inf, 2.0))
+        return answer
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_number_that_is_not_finite_costs_its_question_and_nothing_else(tmp_path: Path, batch_size: int) -> None:
+    changes: dict[str, Any] = {
+        "selector": {"_target_": "tests.test_run.Unfinished", "name": "unfinished"},
+        "model___target_": "tests.test_run.Overflowing",
+        "run__batch_size": batch_size,
+        "run__max_error_rate": 1.0,
+    }
+    folder = execute(config(tmp_path, **changes))
+    records = {record["question_id"]: record for record in read_samples(folder)}
+    broken = {name: record for name, record in records.items() if record["status"] == "error"}
+    assert set(broken) == {"q1", "q2", "q3"}
+    assert "psi is nan" in broken["q1"]["error"]["message"]
+    assert broken["q1"]["error"]["type"] == "NotFiniteError"
+    assert "psi is -inf" in broken["q2"]["error"]["message"]
+    assert broken["q3"]["option_losses"] is None
+    assert broken["q3"]["views"] is not None  # what is known of the question stays
+    (row,) = read_rows(folder / "summary.csv")
+    assert (row["n"], row["n_error"]) == (str(len(records)), "3")
+    assert execute(config(tmp_path, **changes)) == folder  # and at every resume

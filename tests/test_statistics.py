@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from semclip_eval.errors import QuestionError
 from semclip_eval.scoring.likelihood import least_loss
 from semclip_eval.scoring.statistics import (
-    cluster_bootstrap,
+    clustered_accuracy_interval,
     mcnemar_exact,
-    paired_bootstrap,
+    paired_interval,
     percentile,
     wilson_interval,
 )
@@ -78,79 +78,100 @@ def test_mcnemar_agrees_with_scipy(b: int, c: int) -> None:
     assert mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-6)
 
 
-def naive_bootstrap(groups: list[list[float]], samples: int, seed: int) -> tuple[float, float]:
-    """Draw whole groups, one by one, and take the mean of what was drawn."""
-    rng = np.random.default_rng(seed)
-    means = []
-    for _ in range(samples):
-        drawn = [value for index in rng.integers(0, len(groups), len(groups)) for value in groups[index]]
-        means.append(sum(drawn) / len(drawn))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def test_bootstrap_agrees_with_drawing_one_by_one() -> None:
-    rng = np.random.default_rng(5)
-    values = [float(value) for value in rng.choice([-1.0, 0.0, 1.0], 60, p=[0.1, 0.5, 0.4])]
-    names = [f"image {position // 4}" for position in range(60)]
-    groups = [values[start : start + 4] for start in range(0, 60, 4)]
-    for clusters, reference in ((None, [[value] for value in values]), (names, groups)):
-        interval = cluster_bootstrap(values, clusters, seed=1)
+def test_pairs_of_single_questions_get_bonett_and_prices_interval_with_t() -> None:
+    """b + 1 and c + 1 discordant pairs of n + 2, as the paper has it; the t quantile is ours."""
+    for n, b, c in ((20, 0, 20), (20, 0, 0), (191, 3, 17), (10, 4, 1), (2, 1, 1)):
+        interval = paired_interval([-1.0] * b + [1.0] * c + [0.0] * (n - b - c))
+        p_worse, p_better = (b + 1) / (n + 2), (c + 1) / (n + 2)
+        error = math.sqrt((p_worse + p_better - (p_better - p_worse) ** 2) / (n + 2))
+        half = t.ppf(0.975, n + 1) * error
         assert interval is not None
-        assert interval.mean == pytest.approx(sum(values) / 60)
-        assert interval[1:] == pytest.approx(naive_bootstrap(reference, 4000, seed=2), abs=0.02)
+        assert interval.mean == pytest.approx((c - b) / n)
+        assert interval.low == pytest.approx(max(-1, p_better - p_worse - half))
+        expected = min(1, p_better - p_worse + half)
+        assert interval.high == pytest.approx(max(expected, interval.mean))
 
 
-def test_bootstrap_of_unequal_clusters_weighs_questions_not_clusters() -> None:
-    interval = cluster_bootstrap([1.0] * 9 + [0.0], ["big"] * 9 + ["small"], seed=0)
-    assert interval is not None
-    assert interval.mean == pytest.approx(0.9)
-    assert (interval.low, interval.high) == (0.0, 1.0)  # two clusters: both big, both small or one of each
-
-
-def test_repeating_every_question_narrows_the_interval_only_when_clusters_are_ignored() -> None:
-    values = [1.0, 0.0, -1.0, 1.0, 0.0, 1.0, 1.0, 0.0] * 4
-    names = [str(position) for position in range(len(values))]
-    once = paired_bootstrap(values, names, seed=3)
-    repeated = paired_bootstrap(values * 4, names * 4, seed=3)
-    ignored = paired_bootstrap(values * 4, None, seed=3)
-    assert once is not None
-    assert repeated is not None
-    assert ignored is not None
-    assert repeated == pytest.approx(once)
-    assert (ignored.high - ignored.low) == pytest.approx((once.high - once.low) / 2, rel=0.1)
+def test_an_interval_is_never_certain() -> None:
+    every = paired_interval([1.0] * 20)
+    assert every is not None
+    assert every.high == 1.0
+    assert every.low < 0.9
+    none = paired_interval([0.0] * 20)
+    assert none is not None
+    assert -0.2 < none.low < 0 < none.high < 0.2
+    right = clustered_accuracy_interval([1.0] * 12, [f"image {n // 3}" for n in range(12)])
+    assert right is not None
+    assert right.low < 0.9
 
 
 @given(
-    st.lists(st.sampled_from([-1.0, -0.3, 0.0, 0.6, 1.0]), min_size=2, max_size=40), st.randoms(use_true_random=False)
+    st.lists(st.tuples(st.sampled_from([-1.0, -0.3, 0.0, 0.6, 1.0]), st.sampled_from("abcdefgh")), min_size=2),
+    st.randoms(use_true_random=False),
 )
-@settings(max_examples=30, deadline=None)
-def test_bootstrap_is_deterministic_and_blind_to_order(values: list[float], random: object) -> None:
-    first = paired_bootstrap(values, seed=7, samples=500)
-    shuffled = list(values)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert paired_bootstrap(shuffled, seed=7, samples=500) == first
-    assert first is not None
-    assert min(values) - 1e-12 <= first.low <= first.high <= max(values) + 1e-12
-    flipped = paired_bootstrap([-value for value in values], seed=7, samples=500)
-    assert flipped is not None
-    assert flipped.mean == pytest.approx(-first.mean)
+@settings(max_examples=60, deadline=None)
+def test_intervals_hold_their_mean_mirror_and_do_not_depend_on_order(
+    pairs: list[tuple[float, str]], random: object
+) -> None:
+    values, clusters = [value for value, _ in pairs], [name for _, name in pairs]
+    interval = paired_interval(values, clusters)
+    if len(set(clusters)) < 2:
+        assert interval is None
+        return
+    assert interval is not None
+    assert -1 <= interval.low <= interval.mean <= interval.high <= 1
+    assert interval.mean == pytest.approx(sum(values) / len(values))
+    mirrored = paired_interval([-value for value in values], clusters)
+    assert mirrored == pytest.approx((-interval.mean, -interval.high, -interval.low), abs=1e-12)
+    random.shuffle(pairs)  # type: ignore[attr-defined]
+    assert paired_interval([value for value, _ in pairs], [name for _, name in pairs]) == pytest.approx(interval)
 
 
-def test_blocks_do_not_change_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    values = list(np.random.default_rng(0).normal(size=50))
-    whole = paired_bootstrap(values, seed=4, samples=1000)
-    monkeypatch.setattr("semclip_eval.scoring.statistics.BLOCK_CELLS", 501)
-    assert paired_bootstrap(values, seed=4, samples=1000) == whole
+def test_a_cluster_counts_once_however_often_its_image_is_asked() -> None:
+    values = [1.0, 0.0, -1.0, 1.0, 0.0, 1.0, 1.0, 0.0] * 4
+    names = [str(position) for position in range(len(values))]
+    once = paired_interval(values, names)
+    repeated = paired_interval(values * 4, names * 4)
+    ignored = paired_interval(values * 4, None)
+    assert once is not None
+    assert ignored is not None
+    assert repeated == pytest.approx(once)
+    assert (ignored.high - ignored.low) == pytest.approx((once.high - once.low) / 2, rel=0.1)
+    assert paired_interval(values, [""] * len(values)) == pytest.approx(once)  # an empty name stands alone
 
 
-def test_bootstrap_without_spread_to_estimate() -> None:
-    assert paired_bootstrap([]) is None
-    assert paired_bootstrap([1.0]) is None
-    assert paired_bootstrap([1.0, 0.0], ["same", "same"]) is None
-    assert paired_bootstrap([1.0, 0.0], ["", ""]) is not None  # an empty name stands alone
+def test_without_a_spread_to_estimate_there_is_no_interval() -> None:
+    assert paired_interval([]) is None
+    assert paired_interval([1.0]) is None
+    assert paired_interval([1.0, 0.0], ["same", "same"]) is None
     with pytest.raises(ValueError, match="clusters"):
-        paired_bootstrap([1.0, 0.0], ["one"])
+        paired_interval([1.0, 0.0], ["one"])
+
+
+@pytest.mark.slow
+def test_the_coverage_is_at_least_93_percent_everywhere() -> None:
+    """Exact for pairs of single questions; simulated where questions share images."""
+    from scripts.simulate_coverage import (
+        PAIRS,
+        worst_accuracy_coverage,
+        worst_difference_coverage,
+        worst_pair_coverage,
+    )
+
+    for n in (n for n in PAIRS if n <= 191):
+        assert worst_pair_coverage(n).coverage >= 0.93, n
+    for clusters in (5, 10, 20):
+        # 600 draws of a coverage of .94: its standard error is .01.
+        assert worst_difference_coverage(clusters, 600).coverage >= 0.93 - 0.02
+        assert worst_accuracy_coverage(clusters, 600).coverage >= 0.93 - 0.02
+
+
+@given(st.integers(5, 40), st.sampled_from([0.0, 0.05, 0.2, 0.5]), st.sampled_from([0.0, 0.5]))
+@settings(max_examples=12, deadline=None)
+def test_the_coverage_of_few_pairs_is_exactly_summed(n: int, discordant: float, split: float) -> None:
+    from scripts.simulate_coverage import pair_coverage
+
+    assert pair_coverage(n, discordant, split) >= 0.93
 
 
 def test_percentile_hand_values() -> None:

@@ -75,7 +75,7 @@ class Benchmark(ABC):
         """What the accuracy is the mean of: a value in [0, 1] and its cluster, by default one for each scored record.
 
         A benchmark whose unit is not the single question (all rotations of a question must be right) says so here.
-        Where several units share a cluster, the interval comes from a cluster bootstrap, else it is Wilson's.
+        Where several units share a cluster, the interval counts clusters, else it is Wilson's.
         """
         return [(record["score"], record["cluster"]) for record in records if record["score"] is not None]
 

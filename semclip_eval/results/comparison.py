@@ -20,7 +20,7 @@ from semclip_eval.components import build
 from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalError
 from semclip_eval.results.records import SAMPLES, read_samples
 from semclip_eval.results.summary import SUMMARY, read_rows
-from semclip_eval.scoring.statistics import Interval, mcnemar_exact, paired_bootstrap
+from semclip_eval.scoring.statistics import Interval, mcnemar_exact, paired_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 
-SEED = 0
 EXAMPLES = 5
 # Runs that differ in one of these were asked or scored differently, whatever their questions' ids say.
 SAME_COLUMNS = ("benchmark", "split", "protocol", "metric", "mode")
@@ -56,7 +55,7 @@ class Pair:
 
     n: those questions; n_units: what the accuracies are means of, fewer than n where a unit is several questions;
     n_clusters: the images (or groups) that the units come from. Accuracies and `difference` (with its 95 % paired
-    bootstrap interval over clusters; None for fewer than two) are fractions. only_reference, only_other: the units that
+    interval, docs/statistics.md; None for fewer than two) are fractions. only_reference, only_other: the units that
     one run scored higher than the other, in file order, by question id or, where a unit is several questions, by their
     cluster. p: exact McNemar test on their counts, which takes the units as independent; None where scores are not all
     0 or 1. visual_tokens_ratio: the run's mean over the reference's.
@@ -211,7 +210,7 @@ def _pair(reference: Run, other: Run) -> Pair:
         n_clusters=len(set(clusters) - {""}) + clusters.count(""),
         reference_accuracy=_mean([first for first, _ in values]),
         other_accuracy=_mean([second for _, second in values]),
-        difference=paired_bootstrap(differences, clusters, seed=SEED),
+        difference=paired_interval(differences, clusters),
         only_reference=only_reference,
         only_other=only_other,
         p=mcnemar_exact(len(only_reference), len(only_other)) if countable else None,
@@ -278,7 +277,7 @@ def render(comparison: Comparison, console: Console) -> None:
     elif any(pair.n_clusters < pair.n_units for pair in comparison.pairs):
         console.print(DEPENDENT, highlight=False)
     console.print(
-        "difference: run minus reference in points, with its 95 % paired bootstrap interval over images; -/+: how many "
+        "difference: run minus reference in points, with its 95 % paired interval; -/+: how many "
         "the reference or the run scored higher; p: exact McNemar test on them; tokens: visual tokens, run over "
         "reference.",
         style="dim",

@@ -17,7 +17,7 @@ from filelock import FileLock
 from semclip_eval.measure.stages import PARTS, STAGES
 from semclip_eval.results.columns import CATEGORY_NAMES, SUMMARY_NAMES
 from semclip_eval.results.records import output_error, write_atomically
-from semclip_eval.scoring.statistics import cluster_bootstrap, percentile, wilson_interval
+from semclip_eval.scoring.statistics import clustered_accuracy_interval, percentile, wilson_interval
 
 if TYPE_CHECKING:
     from semclip_eval.benchmarks.base import Benchmark
@@ -45,7 +45,7 @@ def accuracy_row(records: Sequence[Mapping[str, Any]], units: Units) -> dict[str
     """Counts, accuracy with its 95 % interval, chance, hit rate and token means of some records.
 
     The accuracy is the mean of the benchmark's `units`; its interval is Wilson's where every unit is a cluster of its
-    own, else it comes from a bootstrap over the clusters.
+    own, else it comes from the spread of the clusters (docs/statistics.md).
 
     `n_scored` is the number of questions that the accuracy is taken over: all but the errors (and, in latency mode,
     the answers of a forced length); an unparsed answer is scored 0 and counted in `n_unparsed` as well. `n_units` is
@@ -88,26 +88,21 @@ def latency_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def mean_with_interval(units: Sequence[tuple[float, str]]) -> tuple[float | None, float | None, float | None]:
-    """Mean of the units and its 95 % interval; None where there are no units, or too few clusters for a bootstrap.
+    """Mean of the units and its 95 % interval; None where there are no units, or only one cluster.
 
     For partial credit Wilson's interval is on the safe side: of all scores in [0, 1] with one mean, those that are 0 or
-    1 have the largest variance (Bhatia & Davis, American Mathematical Monthly 107 (2000) 353-357). Clusters with no
-    spread at all get Wilson's interval over the number of clusters.
+    1 have the largest variance (Bhatia & Davis, American Mathematical Monthly 107 (2000) 353-357).
     """
     if not units:
         return None, None, None
     values = [value for value, _ in units]
     clusters = [cluster for _, cluster in units]
     if len(set(clusters)) == len(clusters):
-        interval = wilson_interval(sum(values), len(values))
-        return sum(values) / len(values), *(interval or (None, None))
-    bootstrap = cluster_bootstrap(values, clusters)
+        wilson = wilson_interval(sum(values), len(values))
+        return sum(values) / len(values), *(wilson or (None, None))
+    interval = clustered_accuracy_interval(values, clusters)
     mean = sum(values) / len(values)
-    if bootstrap is not None and bootstrap.low == bootstrap.high:
-        # Clusters that are all alike (everything right) resample to themselves and would claim to be certain.
-        count = len(set(clusters))
-        return mean, *(wilson_interval(mean * count, count) or (None, None))
-    return mean, *((bootstrap.low, bootstrap.high) if bootstrap else (None, None))
+    return mean, *((interval.low, interval.high) if interval else (None, None))
 
 
 def category_rows(records: Sequence[Mapping[str, Any]], run_id: str, benchmark: Benchmark) -> list[dict[str, Any]]:
