@@ -94,6 +94,7 @@ class Pipeline:
         self.run = run
         self.psi_reads = psi_reads
         self.clock = StageClock(run.device, on=run.mode == "latency")
+        self._asked = 0
         self.tools = self._tools(relevance)
         self.prunes = selector is not None and "prune" in selector.needs
 
@@ -143,6 +144,8 @@ class Pipeline:
     def _go_through(self, items: list[Item], executor: Executor | None = None) -> None:
         """All stages but load and score."""
         _present(self.vlm).begin_block(keep=not self.clock.on)
+        if self.relevance is not None:
+            self.relevance.begin_block(keep=not self.clock.on)
         with self.clock.stage("select"):
             self._batched(items, self._select)
         with self.clock.stage("prepare"):
@@ -192,7 +195,12 @@ class Pipeline:
         candidates = self.crops.candidates(image.width, image.height) if self.crops else ()
         text = psi_text(item.question, self.psi_reads)
         item.prompt = self.benchmark.prompt(item.question)
-        return selection_input(selector, item.question, image, text, candidates, self.run.seed, item.prompt.text)
+        given = selection_input(selector, item.question, image, text, candidates, self.run.seed, item.prompt.text)
+        if not self.clock.on:
+            return given
+        # A ψ or selector with a cache of its own must not find an image by its name (the pixels were just read anew).
+        self._asked += 1
+        return dataclasses.replace(given, image_id=f"{given.image_id}#{self._asked}")
 
     def _prepare(self, item: Item) -> None:
         image = _present(item.image)

@@ -125,10 +125,15 @@ def _components(config: Mapping[str, Any], plan: Plan) -> tuple[Any, Any, Any]:
     crops = build("crops", config["crops"]) if plan.config["crops"] else None
     relevance = None
     if plan.config["psi"]:
-        psi = dict(config["psi"])
-        if plan.run.mode == "latency" and "cache_images" in psi:
-            psi["cache_images"] = 0  # a question must not find its crops embedded by an earlier one
-        relevance = session.loaded("psi", psi, **context)
+        relevance = session.loaded("psi", dict(config["psi"]), **context)
+        if plan.run.mode == "latency" and not relevance.forgets:
+            # What it may have kept of earlier jobs is out of reach of `begin_block`: it is built anew.
+            session.forget("psi")
+            relevance = session.loaded("psi", dict(config["psi"]), **context)
+            warn(
+                f"psi={relevance.name}: does not say how it forgets (Relevance.begin_block), so it was built anew for "
+                "this run. A cache of its own by pixels or text would still make `select` look too fast."
+            )
         relevance.reset()
         relevance.load()
     vlm = session.loaded("model", {**config["model"]}, **context)

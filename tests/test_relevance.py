@@ -13,6 +13,8 @@ import open_clip
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -230,10 +232,23 @@ def test_cut_texts_are_counted(kind: str, longest: int, request: pytest.FixtureR
 def test_psi_text() -> None:
     question = Question("q", "What is it?", "c", "i", lambda: noise(0), truth=0, options=("a red star", "a dog"))
     assert psi_text(question, "question") == "What is it?"
-    assert psi_text(question, "question_and_options") == "What is it? a red star, a dog"
+    assert psi_text(question, "question_and_options") == "What is it? a dog, a red star"
     assert psi_text(Question("q", "Yes?", "c", "i", lambda: noise(0), truth="yes"), "question_and_options") == "Yes?"
     with pytest.raises(ConfigError, match=r"psi\.text=all: must be question or question_and_options"):
         psi_text(question, "all")
+
+
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_the_order_of_the_options_that_psi_reads_knows_no_truth(options: list[str], random: Any) -> None:
+    """V*'s files list the right option first; any order of the same options gives ψ the same text."""
+
+    def text(order: list[str]) -> str:
+        question = Question("q", "What?", "c", "i", lambda: noise(0), truth=0, options=tuple(order))
+        return psi_text(question, "question_and_options")
+
+    shuffled = list(options)
+    random.shuffle(shuffled)
+    assert text(shuffled) == text(options)
 
 
 @pytest.fixture

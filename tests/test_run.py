@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from semclip_eval import session
 from semclip_eval.errors import ConfigError, DataError, RunFailed
 from semclip_eval.plan import make_plan
+from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.results.columns import SUMMARY_NAMES
 from semclip_eval.results.records import SampleWriter, hold, read_samples
 from semclip_eval.results.summary import read_rows
@@ -27,7 +28,7 @@ from semclip_eval.selectors.base import SelectionInput, Selector, overview
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Answer, Selection, View
 from tests import fakes
-from tests.fakes import FULL_CROP, ORACLE, SEMCLIP, ComputedVLM, config
+from tests.fakes import FULL_CROP, ORACLE, SEMCLIP, ComputedVLM, TextReader, config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -493,3 +494,33 @@ def test_a_number_that_is_not_finite_costs_its_question_and_nothing_else(tmp_pat
     (row,) = read_rows(folder / "summary.csv")
     assert (row["n"], row["n_error"]) == (str(len(records)), "3")
     assert execute(config(tmp_path, **changes)) == folder  # and at every resume
+
+
+class Hoarder(TextReader):
+    """A ψ from outside that keeps its scores by image and text, whatever the run's mode, and counts its work."""
+
+    work: ClassVar[list[str]] = []
+
+    def __init__(self, name: str = "hoarder", text: str = "question") -> None:
+        super().__init__(name, text)
+        self.kept: dict[tuple[str, str], tuple[float, ...]] = {}
+
+    def score(self, requests: Sequence[RelevanceRequest]) -> list[tuple[float, ...]]:
+        for request in requests:
+            if (request.image_id, request.text) not in self.kept:
+                type(self).work.append(request.text)
+                self.kept[request.image_id, request.text] = super().score([request])[0]
+        return [self.kept[request.image_id, request.text] for request in requests]
+
+
+def test_in_latency_mode_a_psi_with_a_cache_of_its_own_works_for_every_question(tmp_path, capsys):
+    psi = {"_target_": "tests.test_run.Hoarder", "name": "hoarder", "text": "question"}
+    for folder in ("once", "again"):  # two jobs of one process: the second finds nothing of the first
+        Hoarder.work.clear()
+        session_mode = {"run__mode": "latency", "run__warmup": 3, "run__limit": 5}
+        execute(config(tmp_path / folder, selector=SEMCLIP, psi=psi, **session_mode))
+        assert len(Hoarder.work) == 3 + 5
+        assert "psi=hoarder" in capsys.readouterr().err
+    Hoarder.work.clear()
+    execute(config(tmp_path / "accuracy", selector=SEMCLIP, psi=psi, run__limit=5))
+    assert "psi=hoarder" not in capsys.readouterr().err

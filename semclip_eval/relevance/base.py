@@ -25,12 +25,13 @@ def psi_text(question: Question, mode: str) -> str:
     """The text that ψ reads.
 
     `question`: the question's text as the benchmark gives it. `question_and_options`: the text, one space, and the
-    options joined by `", "`, without letters; the text alone where a question has no options.
+    options joined by `", "`, without letters, in alphabetical order; the text alone where a question has no options.
+    The order knows no truth: V*'s files list the right option first, and what ψ cannot read is cut off at the end.
     """
     check_psi_text(mode)
     if mode == "question" or not question.options:
         return question.text
-    return f"{question.text} {', '.join(question.options)}"
+    return f"{question.text} {', '.join(sorted(question.options, key=lambda option: (option.casefold(), option)))}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,17 @@ class Relevance(ABC):
 
     def attach(self, vlm: Any) -> None:  # noqa: B027 (optional)
         """Take what is needed of the VLM; raises ConfigError or ModelError where it does not fit."""
+
+    def begin_block(self, keep: bool) -> None:  # noqa: B027 (optional)
+        """A block of questions begins; with `keep=False` (latency mode) nothing of earlier ones may be reused.
+
+        A ψ that keeps nothing of its own overrides it too, to say so (`forgets`).
+        """
+
+    @property
+    def forgets(self) -> bool:
+        """Does the class say what happens at `begin_block`?"""
+        return type(self).begin_block is not Relevance.begin_block
 
     @property
     def truncations(self) -> dict[str, int]:

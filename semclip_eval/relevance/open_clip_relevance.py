@@ -118,6 +118,11 @@ class OpenClipRelevance(Relevance):
         self._text_lengths.clear()
         self._cache.clear()
 
+    def begin_block(self, keep: bool) -> None:
+        """See `Relevance.begin_block`."""
+        if not keep:
+            self._cache.clear()
+
     def score(self, requests: Sequence[RelevanceRequest]) -> list[tuple[float, ...]]:
         """Cosines in [-1, 1], one a box."""
         texts = list(dict.fromkeys(request.text for request in requests))

@@ -82,6 +82,10 @@ class TowerRelevance(Relevance):
         """See `Relevance.truncations`."""
         return self._clip.truncations
 
+    def begin_block(self, keep: bool) -> None:
+        """See `Relevance.begin_block`; what the tower made of the crops is the VLM's to forget."""
+        self._clip.begin_block(keep)
+
     def reset(self) -> None:
         """Forget counted texts, and the VLM until it is attached again."""
         self._clip.reset()
