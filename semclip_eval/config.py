@@ -30,6 +30,7 @@ NOT_IN_IDENTITY = (
     "max_in_flight",
     "timeout_s",
     "max_retries",
+    "max_reply_mib",
     "api_key_env",
 )
 NOT_IN_RUN_ID = ("output_dir", "resume", "num_workers", "max_error_rate", "retry_errors")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semclip_eval.components import did_you_mean
+from semclip_eval.credentials import refuse_in_arguments
 from semclip_eval.errors import ConfigError, RunFailed, SemclipEvalError
 from semclip_eval.listing import GROUPS
 from semclip_eval.paths import config_folder
@@ -26,6 +27,7 @@ def launch(arguments: list[str]) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    refuse_in_arguments(arguments)
     for argument in arguments:
         _check_choice(argument)
         _check_choices(argument, _folders(arguments))

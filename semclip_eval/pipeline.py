@@ -309,7 +309,7 @@ class Pipeline:
             latency_ms=self.clock.report(answer.new_tokens if answer else None) if not failed else None,
             candidates=_candidates(item),
             cost=dataclasses.asdict(selection.cost) if selection else None,
-            encoded_tokens=_encoded_tokens(prepared),
+            encoded_tokens=_encoded_tokens(prepared, answer),
             kept=[list(view) for view in item.kept.indices] if item.kept else None,
             trace=[_trace_step(step) for step in selection.trace] if selection else None,
         )
@@ -388,10 +388,10 @@ def _rounded(score: float | None) -> float | None:
     return None if score is None else round(score, 6)
 
 
-def _encoded_tokens(prepared: Prepared | None) -> int | None:
+def _encoded_tokens(*sources: Prepared | Answer | None) -> int | None:
     """Visual tokens that the vision encoder made, whether or not the language model read them."""
-    pruned: int | None = getattr(prepared, "encoded_tokens", None)
-    return pruned if pruned is not None else _count("visual_tokens", prepared)
+    pruned = _count("encoded_tokens", *sources)
+    return pruned if pruned is not None else _count("visual_tokens", *sources)
 
 
 def _count(name: str, *sources: Prepared | Answer | None) -> int | None:

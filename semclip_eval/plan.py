@@ -11,6 +11,7 @@ from semclip_eval import session
 from semclip_eval.benchmarks.base import Benchmark, stratified_limit
 from semclip_eval.components import build, component_class, did_you_mean
 from semclip_eval.config import GROUPS, RunConfig, run_config, run_id
+from semclip_eval.credentials import refuse_in_config
 from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.models.base import VLM
 from semclip_eval.models.insight import CAPABILITIES
@@ -50,6 +51,7 @@ class Plan:
 def make_plan(config: Mapping[str, Any]) -> Plan:
     """Check the config, read the questions' texts and settle the run's identity. Loads no weights."""
     check_keys(config)
+    refuse_in_config(config)
     run = run_config(config["run"])
     selector: Selector | None = None
     answers: Replay | None = None

@@ -33,7 +33,7 @@ class MiniServer:
 
     requests: the bodies of all chat requests. most_in_flight: how many were being answered at the same time. failures:
     (status, message or whole payload) to answer the next chat requests with. answer: replaces the model by a function
-    from a body to the payload (bytes are sent as they are).
+    from a body to the payload (bytes are sent as they are). drip_s: seconds between two bytes of a completion.
     """
 
     def __init__(
@@ -49,11 +49,13 @@ class MiniServer:
         refused_text: str | None = None,
         slow_text: str | None = None,
         answer: Callable[[Mapping[str, Any]], Any] | None = None,
+        drip_s: float = 0.0,
     ) -> None:
         self.vlm, self.key, self.delay_s = vlm, key, delay_s
         self.prompt_logprobs, self.ends_turns, self.lists_models = prompt_logprobs, ends_turns, lists_models
         self.counts_images, self.ignores_end = counts_images, ignores_end
         self.refused_text, self.slow_text, self.answer = refused_text, slow_text, answer
+        self.drip_s = drip_s
         self.requests: list[dict[str, Any]] = []
         self.failures: list[tuple[int, Any]] = []
         self.seen_keys: set[str] = set()
@@ -213,7 +215,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            if self.mini.drip_s and self.path.endswith("completions"):
+                for place in range(len(data)):
+                    self.wfile.write(data[place : place + 1])
+                    self.wfile.flush()
+                    time.sleep(self.mini.drip_s)
+            else:
+                self.wfile.write(data)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the client did not wait
 

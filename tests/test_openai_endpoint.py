@@ -78,7 +78,11 @@ def at(server: MiniServer, *more: str) -> list[str]:
 
 
 def without_losses(record: dict) -> dict:
-    return {key: value for key, value in record.items() if key != "option_losses"}
+    return {key: value for key, value in record.items() if key not in ("option_losses", "candidates")}
+
+
+def psi_of(record: dict) -> list[float]:
+    return [candidate["psi"] for candidate in record["candidates"]]
 
 
 @pytest.mark.parametrize("protocol", ["letter", "likelihood"])
@@ -93,6 +97,7 @@ def test_a_run_over_http_is_the_direct_run_question_by_question(vlm, scenes, tmp
     assert {record["status"] for record in over_http} <= {"ok", "unparsed"}
     for one, other in zip(over_http, direct, strict=True):
         assert one["option_losses"] == pytest.approx(other["option_losses"], abs=1e-4)
+        assert psi_of(one) == pytest.approx(psi_of(other), abs=1e-5)
     assert server.most_in_flight > 1
     written = [path for path in (tmp_path / "served").rglob("*") if path.is_file()]
     assert folder / "environment.json" in written
@@ -244,6 +249,9 @@ def message(content, **more):
             },
             "spent its 16 tokens on reasoning",
         ),
+        (message(None, reasoning_content="It is red, so A."), "reasoning parser"),
+        (message("", reasoning="It is red, so A."), "reasoning parser"),
+        (b"[" * 100_000, "nested too deeply|not JSON"),
     ],
 )
 def test_what_is_no_answer_becomes_an_error_and_not_an_answer(vlm, payload, complaint):
@@ -286,6 +294,75 @@ def test_a_wrong_key_ends_the_command_before_any_question(vlm, scenes, tmp_path,
     assert "***" in said.err
     assert not list(tmp_path.rglob("samples.jsonl"))
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_a_key_that_a_server_repeats_is_cleaned_before_its_words_are_cut(vlm, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with MiniServer(vlm) as server:
+        model = served(server)
+        for start in range(300 - len(KEY), 301):  # the cut at 300 characters falls on every place of the key
+            server.failures = [(422, "x" * start + KEY + " is not known")]
+            with pytest.raises(QuestionError) as caught:
+                answers(model, ask())
+            assert KEY[:6] not in str(caught.value)
+        server.answer = lambda body: message(f"{KEY} A")
+        assert answers(model, ask())[0].text == "*** A"
+        server.answer = lambda body: {"error": {"message": "y" * 290 + KEY}}
+        with pytest.raises(QuestionError) as caught:
+            answers(model, ask())
+        assert KEY[:6] not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["model.name", "benchmark.name", "run.output_dir", "model.revision"])
+def test_a_key_typed_as_any_value_is_refused_and_written_nowhere(tmp_path, monkeypatch, capsys, place):
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["-m", "profile=mini", "model=openai", "model.api_key_env=MY_KEY", f"{place}=x{KEY}"]) == 2
+    said = capsys.readouterr()
+    assert place in said.err
+    assert "MY_KEY" in said.err
+    assert KEY not in said.err + said.out
+    assert not [path for path in tmp_path.rglob("*") if KEY in str(path)]
+
+
+def test_a_part_of_the_prompt_larger_than_the_prompt_is_not_counted(vlm):
+    usage = {"prompt_tokens": 10, "completion_tokens": 1, "prompt_tokens_details": {"image_tokens": 49}}
+    with MiniServer(vlm) as server:
+        model = served(server)
+        server.answer = lambda body: {**message("B"), "usage": usage}
+        (answer,) = answers(model, ask())
+    assert (answer.visual_tokens, answer.text_tokens) == (None, None)
+
+
+def test_a_reply_of_another_model_is_noted(vlm):
+    with MiniServer(vlm) as server:
+        model = served(server)
+        assert model.session_notes["answered_as"] == []
+        server.answer = lambda body: {**message("B"), "model": "mini-llava-turbo"}
+        answers(model, ask())
+        assert model.session_notes["answered_as"] == ["mini-llava-turbo"]
+        model.reset()
+        assert model.session_notes["answered_as"] == []
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_too_slow(vlm):
+    with MiniServer(vlm) as server:
+        model = served(server, timeout_s=0.5, max_retries=0)
+        server.drip_s = 0.05  # every byte well within the timeout, the whole reply some 20 s
+        start = time.monotonic()
+        with pytest.raises(QuestionError, match=r"no answer within 0\.5 s"):
+            answers(model, ask())
+        assert time.monotonic() - start < 5
+
+
+def test_a_reply_without_an_end_is_not_read_to_it(vlm):
+    with MiniServer(vlm) as server:
+        model = served(server, max_reply_mib=0.01, max_retries=0)
+        server.answer = lambda body: message("x" * 20_000)
+        with pytest.raises(QuestionError, match=r"larger than 0\.01 MiB; raise model\.max_reply_mib"):
+            answers(model, ask())
+        server.answer = None
+        assert answers(model, ask(1)) == answers(vlm, ask(1))
 
 
 def test_a_missing_key_is_named_by_its_variable(vlm):

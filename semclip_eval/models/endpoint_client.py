@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from semclip_eval.components import did_you_mean
 from semclip_eval.errors import ConfigError, ModelError, QuestionError, SemclipEvalError
+from semclip_eval.models.endpoint_limits import ReplyTooLarge, limited_client
 from semclip_eval.models.endpoint_reply import Reply, StreamedReply, Usage, first_words, read_reply
 
 T = TypeVar("T")
@@ -30,7 +31,8 @@ class Endpoint:
     """One served model behind one base URL; `usage` counts what was asked of it since the last `reset`.
 
     base_url: up to and including `/v1`; no credentials and no query in it. max_in_flight: requests at a time.
-    timeout_s: seconds for one try. Raises ConfigError for a wrong value, ModelError where the client is not installed.
+    timeout_s: seconds for one try, from the request to the end of the reply. max_reply_mib: the largest reply that is
+    read. Raises ConfigError for a wrong value, ModelError where the client is not installed.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Endpoint:
         max_in_flight: int,
         timeout_s: float,
         max_retries: int,
+        max_reply_mib: float,
     ) -> None:
         if not re.fullmatch("[A-Z_][A-Z0-9_]*", str(api_key_env)):
             raise ConfigError(
@@ -52,6 +55,9 @@ class Endpoint:
         self.api_key_env = api_key_env
         self.max_retries = max_retries
         self.timeout_s = timeout_s
+        self.max_reply_mib = max_reply_mib
+        # Names under which replies came that are not the one asked for.
+        self.answered_as: set[str] = set()
         self.offered: dict[str, Mapping[str, Any]] = {}
         self.usage = Usage()
         self._openai = _library()
@@ -60,7 +66,11 @@ class Endpoint:
             raise ConfigError(f"The environment variable {api_key_env} holds characters that no key has; set it anew.")
         # Servers of one's own ask for no key, but the client insists on one.
         self._client = self._openai.AsyncOpenAI(
-            api_key=self._key or "none", base_url=self.base_url, timeout=timeout_s, max_retries=max_retries
+            api_key=self._key or "none",
+            base_url=self.base_url,
+            timeout=timeout_s,
+            max_retries=max_retries,
+            http_client=limited_client(timeout_s, max_reply_mib),
         )
         # One event loop for the client's whole life, since its connections belong to one.
         loop = asyncio.new_event_loop()
@@ -71,6 +81,7 @@ class Endpoint:
     def reset(self) -> None:
         """Start counting usage anew."""
         self.usage = Usage()
+        self.answered_as = set()
 
     def holds_key(self, text: str) -> bool:
         """Does the text contain the key?"""
@@ -113,15 +124,17 @@ class Endpoint:
         async with self._slots:
             try:
                 raw = await create(model=self.model, messages=messages, extra_body=dict(parameters))
-            except self._openai.OpenAIError as error:
+            except (self._openai.OpenAIError, ReplyTooLarge) as error:
                 raise self._explained(error) from None
         try:
             payload = raw.http_response.json()
         except ValueError:
-            said = self.clean(first_words(raw.http_response.text))
+            said = first_words(self.clean(raw.http_response.text))
             raise QuestionError(f"{self.base_url}: the answer is not JSON: {said!r}") from None
-        reply = read_reply(payload)
-        self.usage.add(reply)
+        except RecursionError:
+            raise QuestionError(f"{self.base_url}: the answer is JSON nested too deeply to be read") from None
+        reply = read_reply(self.cleaned(payload))
+        self._note(reply)
         return reply
 
     async def start_stream(self, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> StreamedReply:
@@ -134,9 +147,9 @@ class Endpoint:
                 stream_options={"include_usage": True},
                 extra_body=dict(parameters),
             )
-            stream = StreamedReply(chunks)
+            stream = StreamedReply(chunks, self.clean)
             await stream.read(until_first_token=True)
-        except self._openai.OpenAIError as error:
+        except (self._openai.OpenAIError, ReplyTooLarge) as error:
             raise self._explained(error) from None
         return stream
 
@@ -144,20 +157,38 @@ class Endpoint:
         """The rest of a stream."""
         try:
             await stream.read()
-        except self._openai.OpenAIError as error:
+        except (self._openai.OpenAIError, ReplyTooLarge) as error:
             raise self._explained(error) from None
         reply = stream.reply()
-        self.usage.add(reply)
+        self._note(reply)
         return reply
 
+    def _note(self, reply: Reply) -> None:
+        self.usage.add(reply)
+        if reply.model is not None and reply.model != self.model:
+            self.answered_as.add(reply.model)
+
     def clean(self, text: str) -> str:
-        """The text without the key, should a server repeat it."""
+        """The text without the key, should a server repeat it. Clean first, then cut: half a key is a secret too."""
         return text.replace(self._key, "***") if self._key else text
+
+    def cleaned(self, value: Any) -> Any:
+        """A JSON value with every text in it cleaned."""
+        if isinstance(value, str):
+            return self.clean(value)
+        if isinstance(value, list):
+            return [self.cleaned(inner) for inner in value]
+        if isinstance(value, dict):
+            return {self.clean(key): self.cleaned(inner) for key, inner in value.items()}
+        return value
 
     def _explained(self, error: Exception) -> Exception:
         """The client's exception in our words: a ModelError where it concerns every request, else a QuestionError."""
         library = self._openai
-        said = self.clean(first_words(_words_of(error)))
+        said = first_words(self.clean(_words_of(error)))
+        large = error if isinstance(error, ReplyTooLarge) else error.__cause__  # a version of the client may wrap it
+        if isinstance(large, ReplyTooLarge):
+            return QuestionError(f"{self.base_url}: {large}; raise model.max_reply_mib if that is as it should be")
         status = getattr(error, "status_code", None)
         if isinstance(error, library.APITimeoutError):
             tries = f"{self.timeout_s:g} s in each of {self.max_retries + 1} tries"
@@ -165,9 +196,9 @@ class Endpoint:
                 f"{self.base_url}: no answer within {tries}; raise model.timeout_s or lower model.max_in_flight"
             )
         if isinstance(error, library.APIConnectionError):
-            cause = self.clean(first_words(str(error.__cause__ or error)))
+            reason = first_words(self.clean(str(error.__cause__ or error)))
             return ModelError(
-                f"{self.base_url}: cannot be reached ({cause}). Start the server or mend model.base_url; {GOES_ON}."
+                f"{self.base_url}: cannot be reached ({reason}). Start the server or mend model.base_url; {GOES_ON}."
             )
         if status == 401:
             state = "holds another key" if self._key else "is not set"

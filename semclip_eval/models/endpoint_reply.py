@@ -5,7 +5,7 @@ Nothing is trusted to be there: what a server does not say is None, and what has
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ class Reply:
     `text` is None where there is no message. Token counts are the server's: `prompt_tokens` with everything that its
     template and the images add; `image_tokens` the images' part of them (vLLM's `--enable-prompt-tokens-details`, some
     hosted ones); `completion_tokens` the generated ones. `prompt_logprobs` is the raw list, None where not sent.
+    `model` is the name that the server says answered.
     """
 
     text: str | None
@@ -28,6 +29,7 @@ class Reply:
     image_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_logprobs: list[Any] | None = None
+    model: str | None = None
 
     def answer(self) -> str:
         """The text of the model's answer, which may be empty; its refusal, if it refused, is an answer as well.
@@ -39,7 +41,13 @@ class Reply:
             raise QuestionError("the server's content filter withheld the answer")
         if self.text is None:
             raise QuestionError("the server's reply has no message")
-        if not self.text.strip() and self.reasoned and self.finish_reason == "length":
+        if not self.text.strip() and self.reasoned and self.finish_reason != "length":
+            raise QuestionError(
+                "the reply has reasoning and no answer: the server's reasoning parser took all of it for a thought; "
+                "start the server without that parser, or turn reasoning off with model.extra_body "
+                "(docs/served_models.md)"
+            )
+        if not self.text.strip() and self.reasoned:
             raise QuestionError(
                 f"the model spent its {self.completion_tokens} tokens on reasoning and did not answer; turn reasoning "
                 "off with model.extra_body (docs/served_models.md)"
@@ -70,16 +78,19 @@ class StreamedReply:
     """A streamed chat completion while it arrives."""
 
     chunks: AsyncIterator[Any]
+    clean: Callable[[str], str] = str
     parts: list[str] = field(default_factory=list)
     finish_reason: str | None = None
     reasoned: bool = False
     usage: Any = None
+    model: str | None = None
 
     async def read(self, until_first_token: bool = False) -> None:
         """Read to the end, or to the first chunk with text, reasoning or an end."""
         async for chunk in self.chunks:
             payload = _mapping(chunk.to_dict(), "a chunk of the stream")
             self.usage = payload.get("usage") or self.usage
+            self.model = _name(payload.get("model")) or self.model
             if not payload.get("choices"):
                 continue
             choice = _mapping(payload["choices"][0], "choices[0]")
@@ -92,7 +103,9 @@ class StreamedReply:
 
     def reply(self) -> Reply:
         """What has arrived."""
-        return Reply("".join(self.parts), self.finish_reason, self.reasoned, **_token_counts(self.usage))
+        # The key, should a server repeat it, may come in pieces.
+        text, name = self.clean("".join(self.parts)), None if self.model is None else self.clean(self.model)
+        return Reply(text, self.finish_reason, self.reasoned, model=name, **_token_counts(self.usage))
 
 
 def read_reply(payload: Any) -> Reply:
@@ -116,6 +129,7 @@ def read_reply(payload: Any) -> Reply:
         finish_reason=choice.get("finish_reason"),
         reasoned=_has_reasoning(message),
         prompt_logprobs=logprobs,
+        model=_name(payload.get("model")),
         **_token_counts(payload.get("usage")),
     )
 
@@ -134,15 +148,22 @@ def _token_counts(usage: Any) -> dict[str, Any]:
     # several hosted APIs. Both are part of prompt_tokens.
     by_kind = details.get("multimodal_tokens")
     image = by_kind.get("image") if isinstance(by_kind, Mapping) else details.get("image_tokens")
+    prompt_tokens, image_tokens = _count(usage.get("prompt_tokens")), _count(image)
+    if prompt_tokens is not None and image_tokens is not None and image_tokens > prompt_tokens:
+        image_tokens = None  # a part larger than the whole is a miscount, and tells nothing
     return {
-        "prompt_tokens": _count(usage.get("prompt_tokens")),
-        "image_tokens": _count(image),
+        "prompt_tokens": prompt_tokens,
+        "image_tokens": image_tokens,
         "completion_tokens": _count(usage.get("completion_tokens")),
     }
 
 
 def _count(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _has_reasoning(message: Mapping[str, Any]) -> bool:

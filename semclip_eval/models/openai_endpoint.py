@@ -99,6 +99,7 @@ class OpenAIEndpoint(VLM):
         max_in_flight: int = 8,
         timeout_s: float = 300.0,
         max_retries: int = 5,
+        max_reply_mib: float = 64.0,
         image_format: str = "png",
         jpeg_quality: int = 95,
         detail: str | None = None,
@@ -119,6 +120,7 @@ class OpenAIEndpoint(VLM):
         _whole_number("max_retries", max_retries, 0)
         _whole_number("jpeg_quality", jpeg_quality, 1, 100)
         _number("timeout_s", timeout_s, above=0)
+        _number("max_reply_mib", max_reply_mib, above=0)
         if temperature is not None:
             _number("temperature", temperature, above=-1e-9)
         if seed is not None:
@@ -131,8 +133,10 @@ class OpenAIEndpoint(VLM):
         self.sampling = {key: value for key, value in self.sampling.items() if value is not None}
         self.extra_body = _checked_extra(extra_body)
         model = None if model is None else str(model)  # a model named 7 is a number to Hydra
-        self.endpoint = Endpoint(str(base_url), model, api_key_env, max_in_flight, timeout_s, max_retries)
-        self._refuse_key_in_config([model, revision, system_prompt, self.extra_body])
+        self.endpoint = Endpoint(
+            str(base_url), model, api_key_env, max_in_flight, timeout_s, max_retries, max_reply_mib
+        )
+        self._refuse_key_in_config([name, model, revision, system_prompt, answer_end, self.extra_body])
         self.endpoint.check(self._trial_messages(), self._parameters(TRIAL_TOKENS))
         # The kernel, the number format and the device are the server's secret.
         self.device, self.dtype, self.attention = "server", "", ""
@@ -150,8 +154,13 @@ class OpenAIEndpoint(VLM):
 
     @property
     def session_notes(self) -> dict[str, Any]:
-        """Usage as the server counted it, the model as it describes it, and what ended a scored option."""
-        return {"usage": self.usage, "served_model": self.served, "option_end_token": self.end_token}
+        """Usage as the server counted it, the model as it describes it, which others answered, an option's end."""
+        return {
+            "usage": self.usage,
+            "served_model": self.served,
+            "answered_as": sorted(self.endpoint.answered_as),
+            "option_end_token": self.end_token,
+        }
 
     @property
     def end_token(self) -> str | None:
