@@ -176,13 +176,16 @@ def load_results(folder: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     from semclip_eval.results.columns import SUMMARY_NAMES, TEXT_NAMES
-    from semclip_eval.results.summary import finished_runs
+    from semclip_eval.results.summary import finished_runs, unguarded
 
     summaries = finished_runs(Path(folder).expanduser())
     if not summaries:
         raise ConfigError(f"{folder}: there is no finished run below it.")
     frames = [
-        pd.read_csv(path, dtype=dict.fromkeys(TEXT_NAMES, str)).assign(folder=str(path.parent)) for path in summaries
+        pd.read_csv(path, converters=dict.fromkeys(TEXT_NAMES, unguarded))
+        .replace("", None)
+        .assign(folder=str(path.parent))
+        for path in summaries
     ]
     filled = pd.concat([frame.dropna(axis="columns", how="all") for frame in frames], ignore_index=True)
     return filled.reindex(columns=[*SUMMARY_NAMES, "folder"])

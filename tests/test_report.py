@@ -632,3 +632,15 @@ class SharedImages(DrawnBenchmark):
 
     def _question(self, index: int) -> Question:
         return Question(**{**super()._question(index).__dict__, "cluster": f"image {index // 2}"})
+
+
+def test_the_page_may_load_and_run_nothing(finished: Path) -> None:
+    page = one_file(unchanged(finished, 0), "report.html")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
+    assert rules["default-src"] == "'none'"
+    assert "script-src" not in rules
+    assert "<script" not in page
+    assert not re.search(r"<[^>]*\son\w+=", page)
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semclip_eval.benchmarks.base import Benchmark, stratified_limit
-from semclip_eval.results.summary import accuracy_row, category_rows, csv_text, mean_with_interval
+from semclip_eval.results.summary import accuracy_row, category_rows, csv_text, mean_with_interval, read_rows
 from semclip_eval.scoring.statistics import clustered_accuracy_interval, wilson_interval
 from semclip_eval.types import Answer, Prompt, Question, Score
 
@@ -137,3 +138,15 @@ def test_a_limit_with_whole_clusters_never_takes_a_part_of_one(sizes, limit, see
 def test_without_clusters_a_limit_is_exact(limit):
     questions = [question(index, "c", "one image") for index in range(8)]
     assert len(stratified_limit(questions, limit, 0)) == limit
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0")))
+def test_no_cell_begins_like_a_formula_and_every_text_comes_back(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("csv") / "rows.csv"
+    path.write_text(csv_text(["category", "n"], [{"category": text, "n": -3}]), encoding="utf-8", newline="")
+    with path.open(encoding="utf-8", newline="") as file:
+        raw = list(csv.reader(file))[1]
+    assert not raw[0].startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert raw[1] == "-3"  # a number stays one
+    (row,) = read_rows(path)
+    assert row == {"category": text, "n": "-3"}

@@ -29,6 +29,8 @@ CATEGORIES = "categories.csv"
 ROLL_UP = "runs.csv"
 
 HIT_COVERAGE = 0.5
+# An apostrophe is one of them, so that a text that begins with one is read back as it was.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 def is_hit(record: Mapping[str, Any]) -> bool | None:
@@ -171,7 +173,20 @@ def finished_runs(output_folder: Path) -> list[Path]:
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of one of our CSV files, cells as text (an empty one is 'not measured')."""
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [
+            {name: unguarded(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def guarded(text: str) -> str:
+    """The text for a cell: a spreadsheet reads one that begins like a formula as text (OWASP, CSV injection)."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def unguarded(cell: str) -> str:
+    """What `guarded` was given."""
+    return cell[1:] if cell.startswith("'") else cell
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -191,7 +206,7 @@ def _cell(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(value)
+    return guarded(value) if isinstance(value, str) else str(value)
 
 
 def _mean(values: Any) -> float | None:
