@@ -9,11 +9,17 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from semclip_eval.errors import ConfigError
+from semclip_eval.errors import ConfigError, SemclipEvalError
 
+PACKAGE = "semclip_eval"
 NOT_PARAMETERS = ("_target_", "description")
 
 
@@ -33,6 +39,8 @@ def component_class(group: str, section: Mapping[str, Any]) -> type:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{group}._target_={target}: cannot be imported ({error}).") from error
+    except Exception as error:  # the user's own module: its error keeps the place
+        raise ConfigError(f"{group}._target_={target}: cannot be imported: {described(error)}.") from error
     if not inspect.isclass(found):
         raise ConfigError(f"{group}._target_={target}: is not a class.")
     return found
@@ -63,4 +71,44 @@ def build(group: str, section: Mapping[str, Any], **context: Any) -> Any:
     ]
     if missing:
         raise ConfigError(f"{group}.{missing[0]}: {target.__name__} needs it and the config does not set it.")
-    return target(**keywords)
+    with component_errors(group, target):
+        return target(**keywords)
+
+
+@contextmanager
+def component_errors(group: str, component: type) -> Iterator[None]:
+    """Errors of a class from outside the package become ConfigErrors that keep file and line; ours stay whole."""
+    try:
+        yield
+    except SemclipEvalError:
+        raise
+    except Exception as error:
+        if component.__module__.partition(".")[0] == PACKAGE:
+            raise
+        raise ConfigError(f"{group} ({component.__module__}.{component.__name__}): {described(error)}.") from error
+
+
+def described(error: BaseException) -> str:
+    """An exception in one line: type, message, and the place in code that is not a library's."""
+    message = " ".join(str(error).split())
+    place = error_place(error)
+    return f"{type(error).__name__}: {message}" + (f" ({place})" if place else "")
+
+
+def error_place(error: BaseException) -> str:
+    """`file.py:line` where an exception left the innermost code from outside this package and its libraries.
+
+    Empty where there is none: the error is the package's or a library's own.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    own = str(Path(__file__).resolve().parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.startswith((own, "<")) or _is_library(frame.filename):
+            continue
+        return f"{Path(frame.filename).name}:{frame.lineno}"
+    return ""
+
+
+def _is_library(filename: str) -> bool:
+    return "site-packages" in filename or filename.startswith((sysconfig.get_paths()["stdlib"], sys.base_prefix))

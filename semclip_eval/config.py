@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -96,10 +97,17 @@ def run_config(section: Mapping[str, Any]) -> RunConfig:
     unknown = [key for key in section if key not in known]
     if unknown:
         raise ConfigError(f"run.{unknown[0]}: no such key. Available: {', '.join(sorted(known))}.")
-    config = RunConfig(**section)
+    config = RunConfig(**{**section, "output_dir": _folder_name(section.get("output_dir", RunConfig.output_dir))})
     device = settled_device(config.device)
     dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
     return RunConfig(**{**config.__dict__, "device": device, "dtype": dtype})
+
+
+def _folder_name(value: Any) -> Any:
+    """A folder as it was typed: Hydra reads 2024 as a number, and nobody expands `~` behind an equals sign."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def settled_device(device: str) -> str:
@@ -116,14 +124,18 @@ def settled_device(device: str) -> str:
     return str(device)
 
 
-def run_id(config: Mapping[str, Any]) -> str:
-    """Ten hex digits of the SHA-256 of everything in a resolved config that can change an answer or a measurement.
+def run_id(
+    config: Mapping[str, Any], revisions: Mapping[str, str | None], code: Mapping[str, str] | None = None
+) -> str:
+    """Ten hex digits of the SHA-256 of everything that can change an answer or a measurement.
 
-    Local files count by the digest of their content, not by where they lie or how the path was typed.
+    config: resolved. revisions: of `benchmark`, `model` and `psi`, as found. code: digests of the source
+    (`code_identity.code_digests`). Local files count by the digest of their content, not by where they lie or how the
+    path was typed.
     """
-    identity: dict[str, Any] = {"profile": config["profile"]["name"]}
+    identity: dict[str, Any] = {"profile": config["profile"]["name"], "code": dict(code or {})}
     for group in GROUPS:
-        identity[group] = _identity(config[group]) if config[group] else None
+        identity[group] = _identity(config[group], revisions.get(group)) if config[group] else None
     latency = config["run"]["mode"] == "latency"
     without = (*NOT_IN_RUN_ID, *(ACCURACY_MODE_ONLY if latency else LATENCY_MODE_ONLY))
     identity["run"] = {key: value for key, value in config["run"].items() if key not in without}
@@ -131,11 +143,13 @@ def run_id(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _identity(section: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(section: Mapping[str, Any], revision: str | None) -> dict[str, Any]:
     identity = {key: value for key, value in section.items() if key not in NOT_IN_IDENTITY}
-    if str(section.get("revision", "")).startswith(LOCAL_MARKS):
+    if revision is not None:
+        identity["revision"] = revision
+    if str(revision or "").startswith(LOCAL_MARKS):
         for place in ("path", "hub_id", "pretrained"):
             identity.pop(place, None)
         if str(section.get("model", "")).startswith(("local-dir:", "mini://")):
-            del identity["model"]
+            identity.pop("model", None)
     return identity

@@ -11,23 +11,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-out = Console()
-err = Console(stderr=True)
+# Everything that is printed may hold text of data, models and servers: none of it is the terminal library's markup.
+out = Console(markup=False)
+err = Console(stderr=True, markup=False)
 
 
 def notice(text: str) -> None:
     """Something that the user should know, in one or two lines."""
-    err.print(text, style="cyan", markup=False, highlight=False, soft_wrap=True)
+    err.print(text, style="cyan", highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Something that the user should look at."""
-    err.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    err.print(text, style="yellow", highlight=False, soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """Why the command ends here."""
-    err.print(f"semclip-eval: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(f"semclip-eval: {text}", style="red", highlight=False, soft_wrap=True)
 
 
 def percent(value: float | str | None, digits: int = 1) -> str:

@@ -14,6 +14,10 @@ class ConfigError(SemclipEvalError):
     """A config value, a name or a path on the command line is wrong."""
 
 
+class NotApplicable(ConfigError):
+    """What was asked for does not exist here (the oracle's crop on a benchmark without boxes): nothing to mend."""
+
+
 class DataError(SemclipEvalError):
     """A data file is missing, malformed or not what its benchmark publishes."""
 

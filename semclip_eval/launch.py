@@ -5,19 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from semclip_eval.components import did_you_mean
 from semclip_eval.credentials import refuse_in_arguments
-from semclip_eval.errors import ConfigError, RunFailed, SemclipEvalError
+from semclip_eval.errors import ConfigError
 from semclip_eval.listing import GROUPS
+from semclip_eval.outcomes import Outcomes, SweepFolder
 from semclip_eval.paths import config_folder
-
-if TYPE_CHECKING:
-    from semclip_eval.results.sweep_table import Failure
 
 
 def launch(arguments: list[str]) -> int:
@@ -32,6 +28,7 @@ def launch(arguments: list[str]) -> int:
         _check_choice(argument)
         _check_choices(argument, _folders(arguments))
     outcomes = Outcomes(detected=_asked_profile(arguments) in (None, "auto"))
+    SweepFolder.forget()
 
     def job(config: DictConfig) -> None:
         outcomes.run(config)
@@ -40,17 +37,23 @@ def launch(arguments: list[str]) -> int:
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     argv = sys.argv
-    sys.argv = ["semclip-eval", *_with_profile(arguments)]
+    sys.argv = ["semclip-eval", *in_hydras_order(_with_profile(arguments))]
     try:
         decorate = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
         decorate(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-    except (ValueError, OSError) as error:
-        # Hydra's own, about its flags or the folder of a sweep; an error of a job is a fault of ours and stays whole.
+    except Exception as error:
         if error is outcomes.crash:
+            raise  # a fault of ours in a single run: it stays whole
+        if SweepFolder.path is not None and not isinstance(error, (ValueError, OSError)):
+            # A launcher that lost a worker: what the other jobs did still counts.
+            outcomes.lost = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        elif isinstance(error, (ValueError, OSError)):
+            # Hydra's own, about its flags or the folder of a sweep.
+            raise ConfigError(f"{' '.join(str(error).split())} (see semclip-eval --help)") from error
+        else:
             raise
-        raise ConfigError(f"{' '.join(str(error).split())} (see semclip-eval --help)") from error
     finally:
         sys.argv = argv
         if before is None:
@@ -58,6 +61,29 @@ def launch(arguments: list[str]) -> int:
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
     return outcomes.finish()
+
+
+# Hydra's flags that are followed by a value in a word of its own.
+VALUED_FLAGS = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
+OPTIONALLY_VALUED = {"--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")}
+OPTIONALLY_VALUED["-i"] = OPTIONALLY_VALUED["--info"]
+
+
+def in_hydras_order(arguments: Sequence[str]) -> list[str]:
+    """Overrides first, then flags: Hydra's parser takes overrides from one place of the line only."""
+    overrides: list[str] = []
+    flags: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        word = waiting.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        takes_value = word in VALUED_FLAGS or (waiting and waiting[0] in OPTIONALLY_VALUED.get(word, ()))
+        if takes_value and waiting:
+            flags.append(waiting.pop(0))
+    return [*overrides, *flags]
 
 
 def _check_choice(argument: str) -> None:
@@ -98,104 +124,6 @@ def _names(folder: Path) -> list[str]:
 
 def _no_such(group: str, name: str, known: Sequence[str]) -> str:
     return f"{group}={name}: there is no such {group}.{did_you_mean(name, known)} Available: {', '.join(known)}."
-
-
-class Outcomes:
-    """Runs jobs one after another and remembers which failed: one that fails does not stop the others."""
-
-    def __init__(self, detected: bool) -> None:
-        self.detected = detected
-        self.jobs = 0
-        # In the order in which they ran: the folder of a finished run, or what is to be said of a failed one.
-        self.done: list[Path | Failure] = []
-        self.exit_codes: list[int] = []
-        self.crash: Exception | None = None
-
-    def run(self, config: Any) -> None:
-        """One job, from its composed config."""
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-        from omegaconf import OmegaConf
-
-        from semclip_eval.console import complain
-        from semclip_eval.run import execute
-
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        if not self.jobs:
-            self._announce(plain)
-        self.jobs += 1
-        try:
-            folder = execute(plain)
-        except SemclipEvalError as error:
-            complain(str(error))
-            self._fail(plain, str(error), error.exit_code)
-        except Exception as error:
-            if HydraConfig.get().mode is not RunMode.MULTIRUN:
-                self.crash = error
-                raise
-            # A fault of ours or of a library, in a sweep that may have run for hours: whole on the screen, and on.
-            traceback.print_exc()
-            self._fail(plain, f"{type(error).__name__}: {' '.join(str(error).split())}", RunFailed.exit_code)
-        else:
-            # Two jobs may be one run: answers made elsewhere have no selector to vary.
-            if folder not in self.done:
-                self.done.append(folder)
-
-    def finish(self) -> int:
-        """The tables of a sweep and which of its jobs failed; the exit code.
-
-        A sweep of which a part was done ran and failed, whatever was wrong with the rest.
-        """
-        from semclip_eval.console import complain, out
-        from semclip_eval.results.sweep_table import Failure, sweep_tables
-
-        failed = [job for job in self.done if isinstance(job, Failure)]
-        finished = len(self.done) > len(failed)
-        if finished and len(self.done) > 1:
-            for number, table in enumerate(sweep_tables(self.done, "All runs of this sweep")):
-                if number:
-                    out.print()
-                out.print(table)
-        if self.jobs > 1 and failed:
-            complain(f"{len(failed)} of {self.jobs} jobs failed:")
-            for failure in failed:
-                complain(f"{failure.label}: {failure.message}")
-            return RunFailed.exit_code if finished else max(self.exit_codes)
-        return max(self.exit_codes, default=0)
-
-    def _fail(self, config: Mapping[str, Any], message: str, exit_code: int) -> None:
-        from semclip_eval.results.sweep_table import Failure
-
-        self.done.append(
-            Failure(
-                benchmark=str(config["benchmark"].get("name")),
-                model=str(config["model"].get("name")),
-                selector=str(config["selector"].get("name")),
-                protocol=_protocol(config["benchmark"]),
-                message=message,
-            )
-        )
-        self.exit_codes.append(exit_code)
-
-    def _announce(self, config: Mapping[str, Any]) -> None:
-        """The first line that a command prints: which profile, why, and how to have the other one."""
-        from semclip_eval.console import notice
-
-        profile = config["profile"]
-        why = ""
-        if self.detected:
-            why = " (there is no CUDA device)" if profile["name"] == "mini" else " (there is a CUDA device)"
-        notice(f"profile={profile['name']}{why}: {profile['announcement']}")
-
-
-def _protocol(section: Mapping[str, Any]) -> str:
-    """What the finished runs of this benchmark say in the column `protocol`, as far as it can be built."""
-    from semclip_eval.components import build
-
-    try:
-        return str(build("benchmark", section).described_protocol)
-    except Exception:  # the job has failed and is reported: this is only the line under which it stands
-        return str(section.get("protocol") or "")
 
 
 def _asked_profile(arguments: list[str]) -> str | None:

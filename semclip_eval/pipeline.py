@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from PIL import Image
 
 from semclip_eval.benchmarks.base import Benchmark
+from semclip_eval.components import error_place
 from semclip_eval.config import RunConfig
 from semclip_eval.crops import coverage
-from semclip_eval.errors import NotFiniteError, SemclipEvalError
+from semclip_eval.errors import NotFiniteError, QuestionError, SemclipEvalError
 from semclip_eval.measure.stages import StageClock
 from semclip_eval.models.memory import out_of_memory
 from semclip_eval.models.replay import Replay
@@ -70,6 +71,12 @@ class Item:
     kept: Kept | None = None
     answer: Answer | None = None
     error: Exception | None = field(default=None, repr=False)
+    place: str = ""
+
+    def fail(self, error: Exception) -> None:
+        """End the way here; `place` is where in a user's own code, before the traceback is let go of."""
+        self.error = error
+        self.place = "" if isinstance(error, QuestionError) else error_place(error)
 
 
 class Pipeline:
@@ -116,7 +123,7 @@ class Pipeline:
         except SemclipEvalError:
             raise
         except Exception as error:
-            item.error = error
+            item.fail(error)
         return item
 
     def ask(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Record]:
@@ -165,9 +172,10 @@ class Pipeline:
         except Exception as error:
             if out_of_memory(error) and self.vlm is not None:
                 self.vlm.release_memory()
+            if len(alive) == 1:
+                alive[0].fail(error)
             empty_device_cache(self.run.device, error)
             if len(alive) == 1:
-                alive[0].error = error
                 return
             for item in alive:
                 self._batched([item], stage)
@@ -179,7 +187,7 @@ class Pipeline:
         except SemclipEvalError:
             raise
         except Exception as error:
-            item.error = error
+            item.fail(error)
 
     def _select(self, items: list[Item]) -> None:
         selector = _present(self.selector)
@@ -215,7 +223,7 @@ class Pipeline:
         except SemclipEvalError:
             raise
         except Exception as error:
-            item.error = error
+            item.fail(error)
 
     def _answer(self, items: list[Item]) -> None:
         batch = [_present(item.prepared) for item in items]
@@ -264,7 +272,7 @@ class Pipeline:
             except SemclipEvalError:
                 raise
             except Exception as error:
-                item.error = error
+                item.fail(error)
         record = self._written(item, score)
         for part in ("answer", "selection", "prepared"):
             place = not_finite(dataclasses.asdict(record))
@@ -282,14 +290,7 @@ class Pipeline:
         failed = item.error is not None
         return Record(
             question_id=question.id,
-            category=question.category,
-            image_id=question.image_id,
-            cluster=question.cluster or question.image_id,
-            tags=dict(question.tags),
-            question=question.text,
-            hint=question.hint,
-            options=list(question.options),
-            truth=question.truth if not isinstance(question.truth, tuple) else list(question.truth),
+            **as_recorded(question),
             answer=answer.text if answer else None,
             choice=score.choice if score else None,
             option_losses=[round(loss, 6) for loss in answer.option_losses]
@@ -300,7 +301,6 @@ class Pipeline:
             reason=score.reason if score else "",
             error={"type": type(item.error).__name__, "message": self._explain(item)} if item.error else None,
             views=[_view(view) for view in selection.views] if selection else None,
-            target_boxes=[list(box) for box in question.target_boxes],
             target_coverage=target_coverage(question.target_boxes, selection.views) if selection else None,
             visual_tokens=_count("visual_tokens", prepared, answer),
             text_tokens=_count("text_tokens", prepared, answer),
@@ -323,11 +323,28 @@ class Pipeline:
     def _explain(self, item: Item) -> str:
         """The error's own words; where memory ran out, with the views and sizes that were asked for."""
         message = " ".join(str(item.error).split())
+        if item.place:
+            message = f"{message} ({item.place})"
         if out_of_memory(item.error) and item.selection is not None:
             sizes = ", ".join(f"{view.kind} {view.box.width}x{view.box.height}" for view in item.selection.views)
             tokens = f"; {item.prepared.visual_tokens} visual tokens" if item.prepared else ""
             message = f"out of memory with {len(item.selection.views)} views ({sizes}){tokens}: {message}"
         return message[:2000]
+
+
+def as_recorded(question: Question) -> dict[str, Any]:
+    """What a record says of its question, beside the id; the same whatever was answered."""
+    return {
+        "category": question.category,
+        "image_id": question.image_id,
+        "cluster": question.cluster or question.image_id,
+        "tags": dict(question.tags),
+        "question": question.text,
+        "hint": question.hint,
+        "options": list(question.options),
+        "truth": list(question.truth) if isinstance(question.truth, tuple) else question.truth,
+        "target_boxes": [list(box) for box in question.target_boxes],
+    }
 
 
 def target_coverage(targets: Sequence[Box], views: Sequence[View]) -> float | None:

@@ -22,10 +22,10 @@ from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.components import build
 from semclip_eval.console import Progress, notice, warn
 from semclip_eval.environment import describe
-from semclip_eval.errors import ConfigError, RunFailed
+from semclip_eval.errors import ConfigError, DataError, RunFailed
 from semclip_eval.measure.stages import peak_memory_mib, reset_peak_memory
 from semclip_eval.models.base import VLM
-from semclip_eval.pipeline import Item, Pipeline
+from semclip_eval.pipeline import Item, Pipeline, as_recorded
 from semclip_eval.plan import LARGE_SIDE, Plan, make_plan
 from semclip_eval.results.records import Record, SampleWriter, hold, read_samples, rewrite_samples, write_atomically
 from semclip_eval.results.sessions import add_earlier_sessions, begin_session, write_environment
@@ -35,6 +35,7 @@ from semclip_eval.results.summary import (
     category_rows,
     latency_row,
     read_rows,
+    read_summary,
     write_roll_up,
     write_run,
 )
@@ -64,10 +65,10 @@ def execute(config: Mapping[str, Any]) -> Path:
 
 def _finished(plan: Plan) -> bool:
     summary = plan.folder / SUMMARY
-    rows = read_rows(summary) if summary.exists() else []
-    if not rows:
+    if not summary.exists() or not read_rows(summary):
         return False
-    errors = int(rows[0]["n_error"])
+    errors = int(read_summary(plan.folder)["n_error"])
+    _require_whole(plan)
     if not plan.run.resume:
         notice(f"run.resume=false does not undo a finished run: move {plan.folder} away to ask everything again.")
     if errors and plan.run.retry_errors:
@@ -78,15 +79,27 @@ def _finished(plan: Plan) -> bool:
     return True
 
 
+def _require_whole(plan: Plan) -> None:
+    """DataError where a run that its summary calls finished lacks records, or has other questions' records."""
+    records = read_samples(plan.folder)
+    _require_same_questions(plan, records)
+    missing = len(plan.questions) - len(records)
+    if missing:
+        raise DataError(
+            f"{plan.folder}: {SUMMARY} says that this run is finished, and {missing} of its {len(plan.questions)} "
+            f"records are not in samples.jsonl. Restore that file, or delete {SUMMARY} to ask what is missing."
+        )
+
+
 def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
     done = _records_so_far(plan)
     vlm, relevance, crops = (plan.answers, None, None) if plan.answers else _components(config, plan)
     revisions = {
-        "model_revision": plan.config["model"]["revision"],
-        "dataset_revision": plan.config["benchmark"]["revision"],
-        "psi_revision": (plan.config["psi"] or {}).get("revision"),
+        "model_revision": plan.revisions["model"],
+        "dataset_revision": plan.revisions["benchmark"],
+        "psi_revision": plan.revisions["psi"],
     }
-    environment = begin_session({**describe(plan.run.device), **revisions})
+    environment = begin_session({**describe(plan.run.device), **revisions, "code": plan.code})
     if done:
         add_earlier_sessions(environment, plan.folder, timed=plan.run.mode == "latency")
     write_atomically(plan.folder / "config.yaml", yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
@@ -161,16 +174,34 @@ def _records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
     if plan.run.retry_errors and any(record["status"] == "error" for record in records):
         records = [record for record in records if record["status"] != "error"]
         rewrite_samples(plan.folder, records)
-    known = {question.id for question in plan.questions}
-    strangers = [record["question_id"] for record in records if record["question_id"] not in known]
-    if strangers:
-        raise ConfigError(
-            f"{plan.folder}/samples.jsonl holds question {strangers[0]!r}, which this run does not ask: "
-            "move the folder away or choose another run.output_dir."
-        )
+    _require_same_questions(plan, records)
     if records:
         notice(f"Going on after {len(records)} of {len(plan.questions)} questions: {plan.folder}")
     return {record["question_id"]: record for record in records}
+
+
+def _require_same_questions(plan: Plan, records: Sequence[Mapping[str, Any]]) -> None:
+    """ConfigError where a record is of a question that this run does not ask, or not in these words."""
+    questions = {question.id: question for question in plan.questions}
+    remedy = "restore the file, move the folder away or choose another run.output_dir."
+    for record in records:
+        question = questions.get(record["question_id"])
+        if question is None:
+            raise ConfigError(
+                f"{plan.folder}/samples.jsonl holds question {record['question_id']!r}, which this run does not ask: "
+                + remedy
+            )
+        for key, value in as_recorded(question).items():
+            if record.get(key) != value:
+                raise ConfigError(
+                    f"{plan.folder}/samples.jsonl, question {question.id!r}: its `{key}` is not that of the data "
+                    f"({_short(record.get(key))} in the file, {_short(value)} now): {remedy}"
+                )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _warm_up(pipeline: Pipeline, plan: Plan) -> None:
@@ -278,7 +309,7 @@ def _report_truncation(relevance: Any) -> None:
 
 
 def _judge(plan: Plan) -> None:
-    row = read_rows(plan.folder / SUMMARY)[0]
+    row = read_summary(plan.folder)
     errors, total = int(row["n_error"]), int(row["n"])
     if total and errors / total > plan.run.max_error_rate:
         first = next(record for record in read_samples(plan.folder) if record["status"] == "error")

@@ -56,6 +56,7 @@ def write_run(folder: Path, scores: list[float | None], tokens: int = 100, targe
                 "truth": 0,
                 "score": score,
                 "status": "error" if score is None else "ok",
+                "error": {"type": "E", "message": "m"} if score is None else None,
                 "visual_tokens": None if score is None else tokens,
             }
             file.write(json.dumps(record) + "\n")
@@ -76,7 +77,7 @@ def rewrite(folder: Path, number: int, **keys: Any) -> None:
 
 
 def printed(*folders: Path, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width)
+    console = Console(file=io.StringIO(), width=width, markup=False)
     render(compare(folders), console)
     output = console.file
     assert isinstance(output, io.StringIO)
@@ -290,7 +291,7 @@ def test_partial_credit_has_an_interval_and_no_mcnemar(tmp_path: Path) -> None:
     assert len(pair.only_other) == 24
     text = " ".join(printed(first, second, width=80).split())
     assert "p -: scores are not all 0 or 1" in text
-    assert "0/12 - ×1.00" in text
+    assert "0/24 - ×1.00" in text
 
 
 def test_p_that_takes_questions_about_one_image_as_independent_says_so(tmp_path: Path) -> None:
@@ -322,3 +323,23 @@ def test_another_hint_is_another_question(tmp_path: Path) -> None:
     rewrite(second, 1, hint="OCR tokens: stop")
     with pytest.raises(RunFailed, match=r"1 questions differ .* for instance q1"):
         compare([first, second])
+
+
+def test_the_reference_is_no_crop_wherever_it_stands_or_the_one_named(tmp_path: Path, capsys) -> None:
+    semclip = write_run(tmp_path / "semclip", [1.0, 1.0, 0.0], selector="semclip", run_id="b" * 10)
+    no_crop = write_run(tmp_path / "no_crop", [0.0, 1.0, 0.0])
+    full = write_run(tmp_path / "full", [1.0, 0.0, 0.0], selector="full_crop", run_id="c" * 10)
+    folders = [semclip, no_crop, full]
+    assert compare(folders).reference.folder == no_crop
+    assert [pair.other.folder for pair in compare(folders).pairs] == [semclip, full]
+    assert compare([semclip, full]).reference.folder == semclip
+    assert compare(folders, "full_crop").reference.folder == full
+    assert compare(folders, str(semclip)).reference.folder == semclip
+    with pytest.raises(ConfigError, match=r"--reference oracle: none of the runs.*semclip, no_crop, full_crop"):
+        compare(folders, "oracle")
+    twice = write_run(tmp_path / "twice", [0.0, 1.0, 0.0], run_id="d" * 10)
+    assert compare([semclip, no_crop, twice]).reference.folder == no_crop
+    with pytest.raises(ConfigError, match="several runs"):
+        compare([semclip, no_crop, twice], "no_crop")
+    assert run_compare([*map(str, folders), "--reference", "semclip"]) == 0
+    assert "reference: semclip" in capsys.readouterr().out

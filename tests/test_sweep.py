@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from rich.measure import Measurement
 
 from semclip_eval import cli, session
 from semclip_eval.errors import DataError
+from semclip_eval.launch import in_hydras_order
 from semclip_eval.results.summary import read_rows
 from semclip_eval.results.sweep_table import Failure, sweep_tables
 from semclip_eval.run import execute
@@ -98,18 +101,38 @@ def test_one_benchmark_of_three_fails_and_the_others_finish(arguments, tmp_path,
     assert " ".join(matrix[4].split()) == cells
 
 
-def test_a_fault_of_the_program_does_not_end_a_sweep_either(arguments, tmp_path, capsys):
+@pytest.fixture
+def broken_program(monkeypatch):
+    """A fault of the package itself, met while the plan of benchmark=buggy is made."""
+
+    def fail(benchmark, questions):
+        if benchmark.name == "buggy":
+            raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr("semclip_eval.plan._check_ids", fail)
+    monkeypatch.setattr(Buggy, "questions", DrawnBenchmark.questions)
+
+
+def test_a_fault_of_the_program_does_not_end_a_sweep_either(arguments, broken_program, tmp_path, capsys):
     code, _, err = swept([*arguments, "benchmark=buggy,drawn", "selector=no_crop"], capsys)
     assert code == 1
     assert "Traceback" in err, "a fault of ours is shown whole"
     assert "1 of 2 jobs failed" in err
-    assert "ZeroDivisionError: a fault of ours" in err[err.index("1 of 2 jobs failed") :]
     assert [row["benchmark"] for row in read_rows(tmp_path / "out" / "runs.csv")] == ["drawn"]
 
 
-def test_a_single_run_shows_a_fault_of_the_program_as_such(arguments):
+def test_a_single_run_shows_a_fault_of_the_program_as_such(arguments, broken_program):
     with pytest.raises(ZeroDivisionError):
         cli.main([*arguments[1:], "benchmark=buggy", "selector=no_crop"])
+
+
+def test_an_error_in_a_component_from_outside_keeps_its_place_and_shows_no_traceback(arguments, capsys):
+    for command in (arguments[1:], arguments):
+        assert cli.main([*command, "benchmark=buggy", "selector=no_crop"]) == 2
+        err = capsys.readouterr().err
+        line = inspect.getsourcelines(Buggy.questions)[1] + 1
+        assert f"ZeroDivisionError: a fault of ours (test_sweep.py:{line})" in err
+        assert "Traceback" not in err
 
 
 def test_where_every_job_fails_the_exit_code_is_that_of_the_faults(arguments, capsys):
@@ -186,3 +209,53 @@ def test_a_cell_that_would_hold_two_runs_leaves_the_matrix_out(tmp_path):
     folders = [execute(config(tmp_path, selector=selector, benchmark__name=name)) for name, selector in runs]
     assert len(sweep_tables(folders, "")) == 1
     assert len(sweep_tables(folders[1:], "")) == 2
+
+
+@pytest.mark.parametrize(
+    "launcher", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["hydra/launcher=submitit_local"]]
+)
+def test_the_outcomes_of_jobs_that_a_launcher_ran_elsewhere_are_known(tmp_path, capsys, launcher):
+    """In real processes of their own: what failed is listed, and decides the exit code."""
+    sweep = ["-m", "profile=mini", *launcher, "run.limit=2", f"run.output_dir={tmp_path / 'out'}", "selector=no_crop"]
+    assert cli.main([*sweep, "benchmark=vstar", "benchmark.path=/nowhere,/elsewhere"]) == 2
+    err = capsys.readouterr().err
+    assert "2 of 2 jobs failed" in err
+    assert "benchmark.path=/nowhere" in err
+    assert cli.main([*sweep, "benchmark=vstar", "benchmark.path=mini://vstar,/nowhere"]) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 jobs failed" in said.err
+    assert "All runs of this sweep" in said.out
+
+
+def test_an_oracle_without_boxes_is_not_applicable_and_no_failure(tmp_path, capsys):
+    sweep = ["-m", "profile=mini", "run.limit=3", f"run.output_dir={tmp_path}", "selector=no_crop,oracle"]
+    assert cli.main([*sweep, "benchmark=pope"]) == 0
+    said = capsys.readouterr()
+    assert "jobs failed" not in said.err
+    assert re.search(r"oracle\s+n/a", said.out)
+    # Alone it is what was asked for, and cannot be had.
+    assert cli.main([*sweep[1:-1], "benchmark=pope", "selector=oracle"]) == 2
+    assert cli.main([*sweep[:-1], "benchmark=pope", "selector=oracle"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["selector=semclip", "--cfg", "job"],
+        ["--cfg", "job", "selector=semclip"],
+        ["selector=semclip", "--cfg", "job", "benchmark=pope"],
+        ["--cfg=job", "selector=semclip", "--resolve", "run.limit=3"],
+        ["-c", "job", "selector=semclip", "-p", "selector"],
+    ],
+)
+def test_flags_and_overrides_in_any_order(words, capsys):
+    assert cli.main(["profile=mini", *words]) == 0
+    out = capsys.readouterr().out
+    assert "top_k: 1" in out
+
+
+def test_hydras_order():
+    assert in_hydras_order(["a=1", "--cfg", "job", "b=2", "-m", "c=3", "--info", "all", "d=4", "--info", "e=5"]) == [
+        *["a=1", "b=2", "c=3", "d=4", "e=5"],
+        *["--cfg", "job", "-m", "--info", "all", "--info"],
+    ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from semclip_eval.errors import ConfigError, DataError, SemclipEvalError
+from semclip_eval.files import read_json, read_yaml
 from semclip_eval.models.replay import EXTERNAL, REVISION_MARK
 from semclip_eval.results.columns import CATEGORY_NAMES, SUMMARY_NAMES
 from semclip_eval.results.records import SAMPLES, read_samples
@@ -135,13 +133,10 @@ def read_results(results: Path) -> tuple[list[FinishedRun], list[LeftOut]]:
 
 
 def _read_run(folder: Path) -> FinishedRun:
-    try:
-        rows = read_rows(folder / SUMMARY)
-        categories = read_rows(folder / CATEGORIES)
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        environment = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{folder}: cannot be read ({' '.join(str(error).split())}).") from error
+    rows = read_rows(folder / SUMMARY)
+    categories = read_rows(folder / CATEGORIES)
+    config = read_yaml(folder / CONFIG)
+    environment = read_json(folder / ENVIRONMENT)
     if len(rows) != 1 or any(column not in rows[0] for column in SUMMARY_NAMES):
         raise DataError(f"{folder / SUMMARY}: is not one row with all columns of this version of semclip-eval.")
     if any(column not in row for row in categories for column in CATEGORY_NAMES):

@@ -127,6 +127,9 @@ CATEGORY_COLUMNS = (
 SUMMARY_NAMES = tuple(column.name for column in SUMMARY_COLUMNS)
 CATEGORY_NAMES = tuple(column.name for column in CATEGORY_COLUMNS)
 HEADINGS = {column.name: column.heading or column.name.replace("_", " ") for column in SUMMARY_COLUMNS}
+NUMERIC_NAMES = frozenset(
+    column.name for column in (*SUMMARY_COLUMNS, *CATEGORY_COLUMNS) if column.unit not in ("text", "flag")
+)
 TEXT_NAMES = tuple(column.name for column in SUMMARY_COLUMNS if column.unit == "text")
 
 

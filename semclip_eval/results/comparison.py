@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from semclip_eval.components import build
 from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalError
+from semclip_eval.files import read_yaml
 from semclip_eval.results.records import SAMPLES, read_samples
-from semclip_eval.results.summary import SUMMARY, read_rows
+from semclip_eval.results.summary import SUMMARY, read_summary
 from semclip_eval.scoring.statistics import Interval, mcnemar_exact, paired_interval
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 
 EXAMPLES = 5
+DEFAULT_REFERENCE = "no_crop"
 # Runs that differ in one of these were asked or scored differently, whatever their questions' ids say.
 SAME_COLUMNS = ("benchmark", "split", "protocol", "metric", "mode")
 SAME_KEYS = ("question", "options", "truth")
@@ -85,29 +85,50 @@ class Comparison:
 
 def run_compare(arguments: list[str]) -> int:
     """`semclip-eval compare`: print the comparison, return 0. A refusal is a RunFailed, a wrong path a ConfigError."""
-    from rich.console import Console
+    from semclip_eval.console import out
 
     parser = argparse.ArgumentParser(
         prog="semclip-eval compare",
-        description="Paired comparison of finished runs over the same questions; the first one is the reference.",
+        description="Paired comparison of finished runs over the same questions.",
     )
     parser.add_argument("folders", metavar="RUN_DIR", nargs="*", type=Path, help="folder with samples.jsonl")
-    render(compare(parser.parse_args(arguments).folders), Console())
+    parser.add_argument(
+        "--reference",
+        metavar="SELECTOR",
+        help="the run that the others are compared with, by its selector or folder (default: no_crop where there is "
+        "one, else the first)",
+    )
+    chosen = parser.parse_args(arguments)
+    render(compare(chosen.folders, chosen.reference), out)
     return 0
 
 
-def compare(run_folders: Sequence[Path]) -> Comparison:
-    """Pair every run with the first one.
+def compare(run_folders: Sequence[Path], reference: str | None = None) -> Comparison:
+    """Pair every run with the reference: the run of that selector (or folder), else no_crop's, else the first.
 
     Raises ConfigError for fewer than two folders or one that holds no finished run, DataError for a broken file, and
     RunFailed where runs are not over the same questions, put and scored in the same way.
     """
     if len(run_folders) < 2:
         raise ConfigError(f"compare: {len(run_folders)} run folders given, it takes two or more.")
-    reference, *others = [_read_run(Path(folder)) for folder in run_folders]
+    runs = [_read_run(Path(folder)) for folder in run_folders]
+    chosen = _reference(runs, reference)
+    others = [run for run in runs if run is not chosen]
     for other in others:
-        _refuse_different(reference, other)
-    return Comparison(reference, tuple(_pair(reference, other) for other in others))
+        _refuse_different(chosen, other)
+    return Comparison(chosen, tuple(_pair(chosen, other) for other in others))
+
+
+def _reference(runs: Sequence[Run], name: str | None) -> Run:
+    wanted = DEFAULT_REFERENCE if name is None else name
+    same = [run for run in runs if wanted in (run.row.get("selector"), run.row.get("run_id"), str(run.folder))]
+    if len(same) == 1 or (same and name is None):
+        return same[0]
+    if name is None:
+        return runs[0]
+    names = ", ".join(dict.fromkeys(str(run.row.get("selector")) for run in runs))
+    found = "several runs are" if same else "none of the runs is"
+    raise ConfigError(f"--reference {name}: {found} of that selector ({names}); name a run's folder to be exact.")
 
 
 def _read_run(folder: Path) -> Run:
@@ -117,9 +138,7 @@ def _read_run(folder: Path) -> Run:
                 f"compare: {folder} has no {name}. Name the folder of a finished run (the one with config.yaml); "
                 "the same command that started a run finishes it."
             )
-    rows = read_rows(folder / SUMMARY)
-    if len(rows) != 1 or any(column not in rows[0] for column in SAME_COLUMNS):
-        raise DataError(f"{folder / SUMMARY}: must be one row with the columns {', '.join(SAME_COLUMNS)}.")
+    row = read_summary(folder, SAME_COLUMNS)
     records = {str(record["question_id"]): record for record in read_samples(folder)}
     for identity, record in records.items():
         missing = [key for key in (*SAME_KEYS, "status", "score", "cluster") if key not in record]
@@ -127,15 +146,17 @@ def _read_run(folder: Path) -> Run:
             raise DataError(f"{folder / SAMPLES}: the record of question {identity} has no `{missing[0]}`.")
     if not records:
         raise DataError(f"{folder / SAMPLES}: holds no records.")
-    return Run(folder, rows[0], records, _benchmark(folder / CONFIG))
+    return Run(folder, row, records, _benchmark(folder / CONFIG))
 
 
 def _benchmark(path: Path) -> Benchmark:
     """The benchmark object of a run, for its units; nothing of its data is read."""
     try:
-        benchmark: Benchmark = build("benchmark", yaml.safe_load(path.read_text(encoding="utf-8"))["benchmark"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        benchmark: Benchmark = build("benchmark", read_yaml(path)["benchmark"])
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: names no benchmark ({' '.join(str(error).split())}).") from error
+    except DataError:
+        raise
     except SemclipEvalError as error:
         raise ConfigError(
             f"compare: {path} names a benchmark that cannot be built here, and it is what says which answers count "
@@ -236,15 +257,14 @@ def _tokens_ratio(records: Sequence[tuple[Record, Record]]) -> float | None:
 
 def render(comparison: Comparison, console: Console) -> None:
     """Print the comparison: a table with a row for each run, then some of the questions on which they part."""
-    from rich.markup import escape
     from rich.table import Table
 
     runs = [comparison.reference, *(pair.other for pair in comparison.pairs)]
-    reference, *names = [escape(name) for name in _names(runs)]
+    reference, *names = _names(runs)
     row = comparison.reference.row
     console.print(
-        f"{escape(row['benchmark'])} ({escape(row['split'])}), protocol {escape(row['protocol'])}, "
-        f"{escape(row['metric'])} in percent; reference: {reference}",
+        f"{row['benchmark']} ({row['split']}), protocol {row['protocol']}, {row['metric']} in percent; "
+        f"reference: {reference}",
         highlight=False,
     )
     table = Table(box=None, pad_edge=False)
@@ -270,7 +290,7 @@ def render(comparison: Comparison, console: Console) -> None:
         for what, ids in (("worse", pair.only_reference), ("better", pair.only_other)):
             if ids:
                 more = f" and {len(ids) - EXAMPLES} more" if len(ids) > EXAMPLES else ""
-                shown = escape(", ".join(ids[:EXAMPLES]))
+                shown = ", ".join(ids[:EXAMPLES])
                 console.print(f"{name}, {what} than the reference on: {shown}{more}", highlight=False)
     if any(pair.p is None for pair in comparison.pairs):
         console.print(f"p -: {WHY_NO_P}; the interval is the one to read.", highlight=False)

@@ -6,6 +6,7 @@ line, which the next one cuts off. A run folder is held by one process at a time
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
+from semclip_eval.console import warn
 from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.files import open_regular
 
 SAMPLES = "samples.jsonl"
+# What network file systems answer that have no locks, or whose lock server is away.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 LOCK = ".lock"
 
 
@@ -76,23 +81,35 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Make the run folder if need be and hold it; ConfigError where another process does or it cannot be written."""
+def hold(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
+    """Make the folder if need be and lock it; ConfigError where another process holds it or it cannot be written.
+
+    wait: until the other process has let go, in place of the error.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        lock.acquire(blocking=False)
+        lock: BaseFileLock | None = FileLock(folder / name)
+        assert lock is not None
+        lock.acquire(blocking=wait)
+    except NotImplementedError:
+        # What filelock says where the system call is missing (ENOSYS).
+        lock = None
     except Timeout as error:
         raise ConfigError(
             f"{folder} is held by another process that runs the same config: wait for it, or give this one another "
             "run.output_dir."
         ) from error
     except OSError as error:
-        raise output_error(folder, error) from error
+        if error.errno not in NO_LOCKS:
+            raise output_error(folder, error) from error
+        lock = None
+    if lock is None:
+        warn(f"{folder} is on a file system without locks: make sure that only one process runs this config.")
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def output_error(path: Path, error: OSError) -> ConfigError:
@@ -161,20 +178,34 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records: dict[str, dict[str, Any]] = {}
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
             try:
                 record = json.loads(line)
                 identity = str(record["question_id"])
-                record["status"], record["score"]
-            except (ValueError, KeyError, TypeError) as error:
+                _check_shape(record)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DataError(
                     f"{path}, line {number}: not a record ({error}). Remove that line, and its question is asked again."
                 ) from error
             records[identity] = record
     return list(records.values())
+
+
+def _check_shape(record: dict[str, Any]) -> None:
+    """KeyError, TypeError or ValueError where a record lacks what every reader of it takes for granted."""
+    if record["status"] not in ("ok", "unparsed", "error"):
+        raise ValueError(f"status {record['status']!r}")
+    score = record["score"]
+    if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1):
+        raise ValueError(f"score {score!r}")
+    if record["status"] == "error":
+        record["error"]["type"], record["error"]["message"]
+    for key in ("views", "target_boxes", "options", "candidates"):
+        if not isinstance(record.get(key), (list, type(None))):
+            raise TypeError(f"`{key}` is no list")
 
 
 def rewrite_samples(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,15 @@ from rich.table import Table
 from semclip_eval.console import out
 from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.results.records import output_error, write_atomically
-from semclip_eval.results.summary import SUMMARY, csv_text, finished_runs, measure_columns, read_categories, read_rows
+from semclip_eval.results.summary import (
+    SUMMARY,
+    csv_text,
+    finished_runs,
+    measure_columns,
+    read_categories,
+    read_rows,
+    read_summary,
+)
 
 KEYS = ("profile", "benchmark", "protocol", "model", "selector", "crops", "psi", "mode", "seed", "n")
 COLUMNS = (*KEYS, "category", "quantity", "value", "tolerance")
@@ -106,10 +114,10 @@ def check(folders: Sequence[Path], baseline: Sequence[Mapping[str, str]], single
     """
     measured: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
     for folder in folders:
-        for row in read_rows(folder / SUMMARY):
-            measured[_key(row)] = {"all": row | _measures(folder)} | {
-                line["category"]: line for line in read_categories(folder)
-            }
+        row = read_summary(folder)
+        measured[_key(row)] = {"all": row | _measures(folder)} | {
+            line["category"]: line for line in read_categories(folder)
+        }
     if single:
         baseline = [row for row in baseline if _key(row) in measured]
         if not baseline:
@@ -141,7 +149,7 @@ def write_baseline(folders: Sequence[Path], path: Path) -> None:
         kept = {_identity(row): row["tolerance"] for row in read_baseline(path)}
     rows = []
     for folder in folders:
-        summary = read_rows(folder / SUMMARY)[0]
+        summary = read_summary(folder)
         key = {name: summary[name] for name in KEYS}
         measures = _measures(folder)
         lines = [("all", summary | measures, (*EXACT, *MOVABLE, *measures))]

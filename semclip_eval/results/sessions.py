@@ -10,6 +10,7 @@ from typing import Any
 
 from semclip_eval.console import warn
 from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.files import read_json
 from semclip_eval.results.records import write_atomically
 
 ENVIRONMENT = "environment.json"
@@ -33,11 +34,11 @@ def add_earlier_sessions(environment: dict[str, Any], folder: Path, timed: bool)
     if not path.exists():
         return
     try:
-        earlier: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+        earlier: list[dict[str, Any]] = read_json(path)["sessions"]
         before = {key: earlier[-1][key] for key in MAY_CHANGE}
         environment["started_at"] = earlier[0]["started_at"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({error!r}). Move {folder} away to ask everything again.") from error
+    except (DataError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Move {folder} away to ask everything again.") from error
     changed = [key for key in MAY_CHANGE if before[key] != environment[key]]
     changes = ", ".join(f"{key} {before[key]} -> {environment[key]}" for key in changed)
     if changes and timed:

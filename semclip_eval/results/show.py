@@ -47,10 +47,8 @@ def run_show(arguments: list[str]) -> int:
 
 def show_question(record: Mapping[str, Any]) -> None:
     """What was asked, what the model saw and answered, and what that was worth."""
-    out.print(
-        f"{record['question_id']} · {record['category']} · image {record['image_id']}", style="bold", markup=False
-    )
-    out.print(record["question"], markup=False, highlight=False)
+    out.print(f"{record['question_id']} · {record['category']} · image {record['image_id']}", style="bold")
+    out.print(record["question"], highlight=False)
     out.print(_options(record))
     if record["views"] is not None:
         out.print(_views(record))
@@ -61,21 +59,21 @@ def show_question(record: Mapping[str, Any]) -> None:
             if covered is None
             else f"{covered:.0%} covered by the crops, {'hit' if is_hit(record) else 'miss'}"
         )
-        out.print(f"target boxes {record['target_boxes']} ({found})", markup=False, highlight=False)
+        out.print(f"target boxes {record['target_boxes']} ({found})", highlight=False)
     if record["status"] == "error":
-        out.print(f"error: {record['error']['type']}: {record['error']['message']}", style="red", markup=False)
+        out.print(f"error: {record['error']['type']}: {record['error']['message']}", style="red")
         return
     if record["answer"] is not None:
-        out.print(f"answer: {json.dumps(record['answer'], ensure_ascii=False)}", markup=False, highlight=False)
+        out.print(f"answer: {json.dumps(record['answer'], ensure_ascii=False)}", highlight=False)
     tokens = "tokens unknown"
     if record["visual_tokens"] is not None:
         tokens = f"{record['visual_tokens']} visual + {record['text_tokens']} text tokens"
     value = "not scored" if record["score"] is None else f"score {record['score']:g}"
     reason = f" ({record['reason']})" if record["reason"] else ""
-    out.print(f"{record['status']}, {value}{reason}; {tokens}", markup=False, highlight=False)
+    out.print(f"{record['status']}, {value}{reason}; {tokens}", highlight=False)
     if record["latency_ms"]:
         stages = ", ".join(f"{name} {value:.1f}" for name, value in record["latency_ms"].items())
-        out.print(f"ms: {stages}", markup=False, highlight=False)
+        out.print(f"ms: {stages}", highlight=False)
 
 
 def _options(record: Mapping[str, Any]) -> Table | str:
@@ -107,7 +105,6 @@ def _show_errors(records: list[dict[str, Any]]) -> None:
         out.print(
             f"error in {record['question_id']}: {record['error']['type']}: {record['error']['message']}",
             style="red",
-            markup=False,
             soft_wrap=True,
         )
     if len(errors) > FIRST_ERRORS:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics as standard_statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
+from semclip_eval.console import warn
+from semclip_eval.errors import DataError, SemclipEvalError
+from semclip_eval.files import read_text, shown
 from semclip_eval.measure.stages import PARTS, STAGES
-from semclip_eval.results.columns import CATEGORY_NAMES, SUMMARY_NAMES
-from semclip_eval.results.records import output_error, write_atomically
+from semclip_eval.results.columns import CATEGORY_NAMES, NUMERIC_NAMES, SUMMARY_NAMES
+from semclip_eval.results.records import hold, write_atomically
 from semclip_eval.scoring.statistics import clustered_accuracy_interval, percentile, wilson_interval
 
 if TYPE_CHECKING:
@@ -155,13 +157,14 @@ def write_run(
 def write_roll_up(output_folder: Path) -> Path:
     """Gather every finished run below the output folder into `runs.csv`, written whole and atomically."""
     path = output_folder / ROLL_UP
-    try:
-        lock = FileLock(output_folder / ".runs.lock")
-        with lock:
-            rows = [row for summary in finished_runs(output_folder) for row in read_rows(summary)]
-            write_atomically(path, csv_text(SUMMARY_NAMES, rows))
-    except OSError as error:
-        raise output_error(path, error) from error
+    with hold(output_folder, ".runs.lock", wait=True):
+        rows = []
+        for summary in finished_runs(output_folder):
+            try:
+                rows.append(read_summary(summary.parent))
+            except SemclipEvalError as error:
+                warn(f"{error} This run is left out of {ROLL_UP}.")
+        write_atomically(path, csv_text(SUMMARY_NAMES, rows))
     return path
 
 
@@ -170,13 +173,39 @@ def finished_runs(output_folder: Path) -> list[Path]:
     return sorted(output_folder.glob(f"*/*/*/*/*/{SUMMARY}"))
 
 
+def read_summary(folder: Path, needed: Sequence[str] = ("run_id", "selector", "n", "n_error")) -> dict[str, str]:
+    """The one row of a finished run's `summary.csv`; DataError where it is damaged or lacks a column that is needed."""
+    path = folder / SUMMARY
+    rows = read_rows(path)
+    if len(rows) != 1 or any(name not in rows[0] for name in needed):
+        raise DataError(
+            f"{shown(path)}: is not the one row of a finished run. Delete it, and the command that made the run writes "
+            "it anew from samples.jsonl."
+        )
+    return rows[0]
+
+
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of one of our CSV files, cells as text (an empty one is 'not measured')."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {name: unguarded(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    """The rows of one of our CSV files, cells as text (an empty one is 'not measured'); DataError where it is none."""
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{shown(path)}: cannot be read as CSV ({error}).") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or any(cell is None for cell in row.values()):
+            raise DataError(f"{shown(path)}, row {number}: has not as many cells as the header.")
+        for name in NUMERIC_NAMES.intersection(row):
+            if row[name] and not _is_number(row[name]):
+                raise DataError(f"{shown(path)}, row {number}: {name}={row[name]!r} is not a number.")
+    return [{name: unguarded(cell) for name, cell in row.items()} for row in rows]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def guarded(text: str) -> str:

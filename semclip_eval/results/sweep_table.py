@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from semclip_eval.console import percent
-from semclip_eval.results.summary import SUMMARY, read_categories, read_rows
+from semclip_eval.results.summary import read_categories, read_summary
 from semclip_eval.results.table import accuracy_cell, number_cell
 
 # With more categories than this a row would not fit a terminal.
 MOST_CATEGORIES = 3
 FAILED = "failed"
+NOT_APPLICABLE = "n/a"
 ORACLE = " *"
 ORACLE_NOTE = "* sees the annotated boxes: an upper bound, not a method"
 
@@ -25,13 +26,14 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that did not finish, by the names that the table shows, and why."""
+    """A job that did not finish, by the names that the table shows, and why; one that does not apply did not fail."""
 
     benchmark: str
     model: str
     selector: str
     protocol: str
     message: str
+    applicable: bool = True
 
     @property
     def label(self) -> str:
@@ -39,9 +41,15 @@ class Failure:
         return f"benchmark={self.benchmark} model={self.model} selector={self.selector}"
 
     @property
+    def word(self) -> str:
+        """What stands in the place of an accuracy."""
+        return FAILED if self.applicable else NOT_APPLICABLE
+
+    @property
     def row(self) -> Row:
-        """The job as a row of the tables: its names, and nothing measured."""
-        return {name: getattr(self, name) for name in ("benchmark", "model", "selector", "protocol")}
+        """The job as a row of the tables: its names, `outcome`, and nothing measured."""
+        names = {name: getattr(self, name) for name in ("benchmark", "model", "selector", "protocol")}
+        return {**names, "outcome": self.word}
 
 
 def sweep_tables(jobs: Sequence[Path | Failure], title: str) -> list[Group]:
@@ -49,7 +57,7 @@ def sweep_tables(jobs: Sequence[Path | Failure], title: str) -> list[Group]:
 
     One table for a single benchmark; for several a grouped one and, where no cell of it would hold two runs, a matrix.
     """
-    rows = [job.row if isinstance(job, Failure) else read_rows(job / SUMMARY)[0] for job in jobs]
+    rows = [job.row if isinstance(job, Failure) else read_summary(job) for job in jobs]
     if len({row["benchmark"] for row in rows}) <= 1:
         return [_single(jobs, rows, title)]
     matrix = _matrix(rows)
@@ -82,7 +90,7 @@ def _single(jobs: Sequence[Path | Failure], rows: Sequence[Row], title: str) -> 
     for job, row in zip(jobs, rows, strict=True):
         names = (Text(row.get(name) or "-") for name in own)
         if isinstance(job, Failure):
-            table.add_row(*names, Text(job.selector), *([] if "n" in shared else [""]), FAILED, style="red")
+            table.add_row(*names, Text(job.selector), *([] if "n" in shared else [""]), _outcome(job.row))
             continue
         table.add_row(
             *names,
@@ -121,7 +129,7 @@ def _grouped(rows: Sequence[Row], title: str) -> Group:
                 if "accuracy" in row:
                     cells += map(Text, (row["n"], accuracy_cell(row), *_costs(row)))
                 else:
-                    cells += [Text(""), Text(FAILED, style="red")]
+                    cells += [Text(""), _outcome(row)]
             table.add_row(*cells)
     return _under(_titled(title, rows, shared), table, rows)
 
@@ -135,9 +143,12 @@ def _matrix(rows: Sequence[Row]) -> Group | None:
         line = cells.setdefault((row["benchmark"], *(row[name] for name in own)), {})
         if row["selector"] in line:
             return None
-        found = "accuracy" in row
-        text = f"{percent(row['accuracy'])} · {number_cell(row['visual_tokens_mean'], 0)}" if found else FAILED
-        line[row["selector"]] = Text(text, style="" if found else "red")
+        measured = "accuracy" in row
+        line[row["selector"]] = (
+            Text(f"{percent(row['accuracy'])} · {number_cell(row['visual_tokens_mean'], 0)}")
+            if measured
+            else _outcome(row)
+        )
     if len(selectors) < 2 or len(cells) < 2:
         return None
     table = _table()
@@ -148,6 +159,10 @@ def _matrix(rows: Sequence[Row]) -> Group | None:
     for names, line in cells.items():
         table.add_row(*map(Text, names), *(line.get(selector, "") for selector in selectors))
     return _under("Accuracy % · visual tokens a question", table, ())
+
+
+def _outcome(row: Row) -> Text:
+    return Text(row["outcome"], style="red" if row["outcome"] == FAILED else "dim")
 
 
 def _table() -> Table:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from semclip_eval.console import out, percent
 from semclip_eval.models.replay import REVISION_MARK
-from semclip_eval.results.summary import CATEGORIES, SUMMARY, measure_columns, read_rows
+from semclip_eval.results.summary import CATEGORIES, measure_columns, read_rows, read_summary
 
 # A breakdown with more values than this stays in categories.csv.
 MOST_VALUES = 12
@@ -25,7 +25,7 @@ def run_table(folder: Path) -> None:
 
     The benchmark's measures are columns where they fit the terminal, else a table of their own.
     """
-    row = read_rows(folder / SUMMARY)[0]
+    row = read_summary(folder)
     groups = _groups(read_rows(folder / CATEGORIES))
     every = [line for lines in groups.values() for line in lines]
     measures = measure_columns(every)
