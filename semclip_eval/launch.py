@@ -24,7 +24,7 @@ def launch(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     refuse_in_arguments(arguments)
-    for argument in arguments:
+    for argument in taken_apart(arguments)[0]:
         _check_choice(argument)
         _check_choices(argument, _folders(arguments))
     outcomes = Outcomes(detected=_asked_profile(arguments) in (None, "auto"))
@@ -71,6 +71,12 @@ OPTIONALLY_VALUED["-i"] = OPTIONALLY_VALUED["--info"]
 
 def in_hydras_order(arguments: Sequence[str]) -> list[str]:
     """Overrides first, then flags: Hydra's parser takes overrides from one place of the line only."""
+    overrides, flags = taken_apart(arguments)
+    return [*overrides, *flags]
+
+
+def taken_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The overrides of a command, and its flags with their values, each in the order typed."""
     overrides: list[str] = []
     flags: list[str] = []
     waiting = list(arguments)
@@ -83,7 +89,7 @@ def in_hydras_order(arguments: Sequence[str]) -> list[str]:
         takes_value = word in VALUED_FLAGS or (waiting and waiting[0] in OPTIONALLY_VALUED.get(word, ()))
         if takes_value and waiting:
             flags.append(waiting.pop(0))
-    return [*overrides, *flags]
+    return overrides, flags
 
 
 def _check_choice(argument: str) -> None:

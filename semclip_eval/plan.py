@@ -192,7 +192,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
         if key not in known and key != "description":
             raise ConfigError(f"{key}: nothing reads it.{did_you_mean(key, known)} Sections: {', '.join(known)}.")
     for group in known:
-        if group in OPTIONAL and config.get(group) is None:
+        if group in OPTIONAL and config.get(group, "") is None:
             continue
         if not isinstance(config.get(group), Mapping):
             raise ConfigError(f"{group}={config.get(group)}: a run needs this section; choose one with {group}=NAME.")
