@@ -45,13 +45,15 @@ def read_text(path: Path, kind: type[SemclipEvalError] = DataError) -> str:
 
 
 def parse_json(text: str | bytes, place: str, kind: type[SemclipEvalError] = DataError) -> Any:
-    """The JSON value in `text`; `place` names it in the message."""
+    """The JSON value in `text`; `place` names it in the message, with the line of a text that has several."""
     try:
         return json.loads(text)
     except RecursionError:
         raise kind(f"{place}: JSON that is nested too deeply to be read.") from None
     except ValueError as error:  # also bytes that are no UTF-8
-        raise kind(f"{place}: is not valid JSON ({_words(error)}).") from error
+        line = getattr(error, "lineno", 1)
+        where = f"{place}, line {line}" if line > 1 else place
+        raise kind(f"{where}: not JSON ({_words(error)}).") from error
 
 
 def read_json(path: Path, kind: type[SemclipEvalError] = DataError) -> Any:

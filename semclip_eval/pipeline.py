@@ -22,7 +22,7 @@ from PIL import Image
 from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.components import error_place
 from semclip_eval.config import RunConfig
-from semclip_eval.crops import coverage
+from semclip_eval.crops import coverage, intersection, whole_image
 from semclip_eval.errors import NotFiniteError, QuestionError, SemclipEvalError
 from semclip_eval.measure.stages import StageClock
 from semclip_eval.models.memory import out_of_memory
@@ -301,7 +301,7 @@ class Pipeline:
             reason=score.reason if score else "",
             error={"type": type(item.error).__name__, "message": self._explain(item)} if item.error else None,
             views=[_view(view) for view in selection.views] if selection else None,
-            target_coverage=target_coverage(question.target_boxes, selection.views) if selection else None,
+            target_coverage=target_coverage(_visible(item), selection.views) if selection else None,
             visual_tokens=_count("visual_tokens", prepared, answer),
             text_tokens=_count("text_tokens", prepared, answer),
             new_tokens=answer.new_tokens if answer else None,
@@ -366,6 +366,14 @@ def empty_device_cache(device: str, error: Exception) -> None:
         import torch
 
         torch.cuda.empty_cache()
+
+
+def _visible(item: Item) -> list[Box]:
+    """The parts of the target boxes that lie in the image: an annotation may reach a pixel beyond it."""
+    if item.image is None:
+        return list(item.question.target_boxes)
+    whole = whole_image(item.image.width, item.image.height)
+    return [part for box in item.question.target_boxes if (part := intersection(box, whole)) is not None]
 
 
 def not_finite(value: Any, place: str = "") -> str | None:

@@ -137,7 +137,6 @@ def test_questions_about_one_image_are_resampled_together(tmp_path: Path) -> Non
         ({"question": None}, "row 1: question is empty"),
         ({"data_id": None}, "row 1: data_id is empty"),
         ({"choice_c": None}, r"row 1: choice_c is empty"),
-        ({"question_id": "101669"}, "two questions have the id '101669'"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

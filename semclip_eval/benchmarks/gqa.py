@@ -57,7 +57,9 @@ class Gqa(TableBenchmark):
         """A question whose image is missing stays, and loading that image is its QuestionError."""
         table = self._table(part=QUESTIONS)
         images = self._table(self.published_images, part=IMAGES)
-        loaders = {str(identity): images.image_loader(row) for row, identity in enumerate(images.column("id"))}
+        loaders = {
+            images.identity(row, ids, "id"): images.image_loader(row) for row, ids in enumerate(images.rows("id"))
+        }
         questions = [_question(table, number, row, loaders) for number, row in enumerate(table.rows())]
         absent = [question.image_id for question in questions if question.image_id not in loaders]
         if len(absent) == len(questions):
@@ -76,7 +78,8 @@ def _question(
     table: Table, number: int, row: Mapping[str, Any], loaders: Mapping[str, Callable[[], Image.Image]]
 ) -> Question:
     identity, image, text, answer = (
-        table.text(number, row, name).strip() for name in ("id", "imageId", "question", "answer")
+        (table.identity if name in ("id", "imageId") else table.text)(number, row, name).strip()
+        for name in ("id", "imageId", "question", "answer")
     )
     types = row["types"]
     structural, semantic = (types.get(name) if isinstance(types, dict) else None for name in ("structural", "semantic"))

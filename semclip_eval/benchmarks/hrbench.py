@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from semclip_eval.benchmarks.access import MAX_MEGAPIXELS
 from semclip_eval.benchmarks.table_benchmark import TableBenchmark, lettered
 from semclip_eval.benchmarks.tables import Published
 from semclip_eval.errors import DataError
@@ -52,8 +53,10 @@ class HRBench(TableBenchmark):
         path: str | None = None,
         protocol: str = "letter",
         parser: str = "strict",
+        follow_links: bool = False,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
-        super().__init__(name, split, hub_id, revision, path, protocol, parser)
+        super().__init__(name, split, hub_id, revision, path, protocol, parser, follow_links, max_megapixels)
         self.published = Published(files=(FILES[split],), columns=COLUMNS, rows=ROWS, image="image")
 
     def prompt(self, question: Question) -> Prompt:
@@ -94,7 +97,7 @@ class HRBench(TableBenchmark):
         cycles = [table.text(number, row, "cycle_category") for number, row in enumerate(rows)]
         repeated = Counter(zip(keys, cycles, strict=True))
         shared = {key for (key, _), count in repeated.items() if count > 1}
-        indices = [table.text(number, row, "index") for number, row in enumerate(rows)]
+        indices = [table.identity(number, row, "index") for number, row in enumerate(rows)]
         return [
             Question(
                 id=indices[number],

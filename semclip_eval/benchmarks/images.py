@@ -2,26 +2,81 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from semclip_eval.benchmarks.access import ANYWHERE, FileAccess
 from semclip_eval.errors import QuestionError
+from semclip_eval.files import require_regular, shown
+
+MIB = 2**20
+# Pillow warns of broken metadata on the terminal, with a path; the pixels are what counts.
+warnings.filterwarnings("ignore", module="PIL")
+# Pillow's own bound warns with a path on the terminal and is one for all data; ours is checked before decoding.
+Image.MAX_IMAGE_PIXELS = None
+# Editors write colour profiles and histories of more than Pillow's 1 MiB into sound pictures.
+PngImagePlugin.MAX_TEXT_CHUNK = 64 * MIB
+PngImagePlugin.MAX_TEXT_MEMORY = 256 * MIB
 
 
-def read_rgb(path: Path) -> Image.Image:
+def read_rgb(path: Path, access: FileAccess = ANYWHERE) -> Image.Image:
     """The whole image, RGB, turned upright by its EXIF orientation.
 
-    Raises QuestionError that names the file where it is missing, no image, or cut short.
+    Raises QuestionError that names the file where it is missing, outside of the data folder, no image, cut short or
+    larger than allowed.
     """
+    access.require_inside(path)
+    if not path.exists():
+        raise QuestionError(f"{shown(path)}: no such image.{_beside(path)}")
     try:
+        require_regular(path)
         with Image.open(path) as image:
-            image.load()
-            return to_rgb(image)
-    except FileNotFoundError as error:
-        raise QuestionError(f"{path}: no such image.") from error
+            return _decoded(image, access)
+    except QuestionError as error:
+        raise QuestionError(f"{shown(path)}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise QuestionError(f"{shown(path)}: cannot be read as an image (no known format).") from error
     except Exception as error:  # Pillow's decoders raise whatever the broken bytes made them stumble over
-        raise QuestionError(f"{path}: cannot be read as an image ({error}).") from error
+        raise QuestionError(f"{shown(path)}: cannot be read as an image ({_reason(error)}).") from error
+
+
+def decode_rgb(encoded: bytes, access: FileAccess = ANYWHERE) -> Image.Image:
+    """The image in `encoded`; QuestionError, without a place, where it cannot be decoded or is larger than allowed."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return _decoded(image, access)
+    except QuestionError:
+        raise
+    except UnidentifiedImageError as error:  # its own words name an address in memory
+        raise QuestionError("cannot be read as an image (no known format)") from error
+    except Exception as error:  # Pillow's decoders raise whatever the broken bytes made them stumble over
+        raise QuestionError(f"cannot be read as an image ({_reason(error)})") from error
+
+
+def _decoded(image: Image.Image, access: FileAccess) -> Image.Image:
+    access.require_size(image.size)
+    image.load()
+    return to_rgb(image)
+
+
+def _reason(error: Exception) -> str:
+    words = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    remedy = ""
+    if ("too large" in words and "chunk" in words.lower()) or "MAX_TEXT" in words:
+        remedy = "; save the image again without its texts and profile"
+    return words[:160].rstrip(".") + remedy
+
+
+def _beside(path: Path) -> str:
+    """What lies there under the same stem, for a file that was expected under another ending."""
+    try:
+        others = sorted(other.name for other in path.parent.glob(f"{path.stem}.*") if other.suffix != ".json")
+    except OSError:
+        return ""
+    return f" Beside it lies {', '.join(others[:3])}." if others else ""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -29,8 +84,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Transparent pixels are laid over white, as a viewer shows them. Grey values of 16 bits are scaled to 8 (Pillow's own
     conversion would clip them to white), floating-point ones are taken as [0, 1] or, where they exceed 1, as [0, 255].
+    EXIF data that cannot be read say nothing about which way is up.
     """
-    upright = ImageOps.exif_transpose(image)
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # whatever the broken metadata made the parser stumble over; the pixels are sound
+        upright = image.copy()
     if upright.mode == "RGB" and "transparency" not in upright.info:
         return upright
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):

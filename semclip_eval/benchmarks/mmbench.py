@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from semclip_eval.benchmarks.access import MAX_MEGAPIXELS
 from semclip_eval.benchmarks.sources import MINI
 from semclip_eval.benchmarks.table_benchmark import LETTER, TableBenchmark, lettered
 from semclip_eval.benchmarks.tables import Published, Table
@@ -62,8 +63,10 @@ class MMBench(TableBenchmark):
         path: str | None = None,
         protocol: str = "letter",
         parser: str = "strict",
+        follow_links: bool = False,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
-        super().__init__(name, split, hub_id, revision, path, protocol, parser)
+        super().__init__(name, split, hub_id, revision, path, protocol, parser, follow_links, max_megapixels)
 
     def prompt(self, question: Question) -> Prompt:
         """LLaVA's prompt: hint, question, lettered options, instruction."""

@@ -89,7 +89,7 @@ class Pope(TableBenchmark):
 
 def _question(table: Table, number: int, row: Mapping[str, Any]) -> Question:
     identity, text, answer, category, image = (
-        table.text(number, row, name).strip()
+        (table.identity if name in ("question_id", "image_source") else table.text)(number, row, name).strip()
         for name in ("question_id", "question", "answer", "category", "image_source")
     )
     if answer.lower() not in OPTIONS:

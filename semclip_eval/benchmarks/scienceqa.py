@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from semclip_eval.benchmarks.access import MAX_MEGAPIXELS
 from semclip_eval.benchmarks.table_benchmark import LETTER, TableBenchmark, lettered
 from semclip_eval.benchmarks.tables import Published, Table
 from semclip_eval.errors import DataError
@@ -60,8 +61,10 @@ class ScienceQA(TableBenchmark):
         path: str | None = None,
         protocol: str = "letter",
         parser: str = "strict",
+        follow_links: bool = False,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
-        super().__init__(name, split, hub_id, revision, path, protocol, parser)
+        super().__init__(name, split, hub_id, revision, path, protocol, parser, follow_links, max_megapixels)
 
     def prompt(self, question: Question) -> Prompt:
         """LLaVA's prompt: context, question, lettered choices, instruction."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from semclip_eval.benchmarks.access import MAX_MEGAPIXELS
 from semclip_eval.benchmarks.sources import MINI
 from semclip_eval.benchmarks.table_benchmark import LETTER, TableBenchmark, lettered
 from semclip_eval.benchmarks.tables import Published, Table
@@ -45,6 +46,8 @@ class SEEDBench(TableBenchmark):
     """
 
     splits = ("test",)
+    # As published, question_id 49914 stands twice, with different images.
+    repeats_ids = True
     protocols = ("letter",)
     parsers = ("strict", "official")
     published = Published(
@@ -63,8 +66,10 @@ class SEEDBench(TableBenchmark):
         path: str | None = None,
         protocol: str = "letter",
         parser: str = "strict",
+        follow_links: bool = False,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
-        super().__init__(name, split, hub_id, revision, path, protocol, parser)
+        super().__init__(name, split, hub_id, revision, path, protocol, parser, follow_links, max_megapixels)
 
     def prompt(self, question: Question) -> Prompt:
         """LLaVA's prompt: question, lettered options, instruction."""
@@ -92,15 +97,15 @@ class SEEDBench(TableBenchmark):
 
 def _question(table: Table, number: int, row: Mapping[str, Any]) -> Question:
     place = table.place(number)
-    type_id = str(row["question_type_id"])
+    type_id = table.identity(number, row, "question_type_id")
     if not type_id.isdecimal() or int(type_id) not in QUESTION_TYPES:
         raise DataError(f"{place}: question_type_id {type_id!r} is none of the image types 1 to {len(QUESTION_TYPES)}.")
     truth = option_of_letter(row["answer"], len(CHOICES))
     if truth is None:
         raise DataError(f"{place}: answer {row['answer']!r} is none of the letters A to D.")
-    image = table.text(number, row, "data_id")
+    image = table.identity(number, row, "data_id")
     return Question(
-        id=table.text(number, row, "question_id"),
+        id=table.identity(number, row, "question_id"),
         text=table.text(number, row, "question"),
         category=QUESTION_TYPES[int(type_id)],
         image_id=image,

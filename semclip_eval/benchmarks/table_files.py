@@ -6,16 +6,17 @@ A family is what belongs together: the shards of one split (`test-00000-of-00003
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from semclip_eval.errors import DataError
+from semclip_eval.files import read_json
 
 SUFFIXES = (".parquet", ".arrow", ".tsv")
-_SHARD = re.compile(r"-\d+-of-\d+$")
+_SHARD = re.compile(r"-\d+-of-\d+(-[0-9a-f]{8,})?$")
+_SHARD_NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<total>\d+)(?P<hash>-[0-9a-f]{8,})?$")
 _STATE = "state.json"
 # A repository cloned without Git LFS holds small texts that begin like this in place of its large files.
 LFS_POINTER = b"version https://git-lfs"
@@ -40,6 +41,7 @@ def table_files(folder: Path, patterns: Sequence[str], part: str = "") -> list[P
     Raises DataError where there is none, or several to choose from.
     """
     if found := matching(folder, patterns):
+        require_whole_sets(found)
         return found
     families = _families(folder)
     if part:
@@ -47,7 +49,9 @@ def table_files(folder: Path, patterns: Sequence[str], part: str = "") -> list[P
     named = {name: files for name, files in families.items() if _named_like(files[0], patterns)}
     choice = named or families
     if len(choice) == 1:
-        return next(iter(choice.values()))
+        files = next(iter(choice.values()))
+        require_whole_sets(files)
+        return files
     where = f"{folder / part}" if part else f"{folder}"
     if not choice:
         raise DataError(
@@ -58,6 +62,42 @@ def table_files(folder: Path, patterns: Sequence[str], part: str = "") -> list[P
         f"{where}: holds {len(choice)} tables ({', '.join(sorted(choice)[:6])}{', ...' if len(choice) > 6 else ''}), "
         f"none at the published place ({', '.join(patterns)}).\nName one of them with benchmark.path."
     )
+
+
+def require_whole_sets(paths: Sequence[Path]) -> None:
+    """Raise DataError where shards of two uploads lie together, or one of a set is missing.
+
+    A name says how many shards its set has (`test-00000-of-00003.parquet`); older uploads end in a hash as well. Two
+    sets under one name are the same questions twice.
+    """
+    families: dict[tuple[Path, str], dict[tuple[int, bool], dict[int, Path]]] = {}
+    for path in paths:
+        shard = _SHARD_NAME.match(path.stem)
+        stem, number, total, hashed = (
+            (shard["stem"], int(shard["number"]), int(shard["total"]), bool(shard["hash"]))
+            if shard
+            else (path.stem, 0, 0, False)
+        )
+        families.setdefault((path.parent, stem), {}).setdefault((total, hashed), {})[number] = path
+    for (folder, stem), sets in families.items():
+        if len(sets) > 1:
+            names = " and ".join(sorted(_set_name(files) for files in sets.values()))
+            raise DataError(
+                f"{folder}: holds two sets of the table {stem!r}, {names}. Remove one of them, or name a file with "
+                "benchmark.path."
+            )
+        ((total, _), files) = next(iter(sets.items()))
+        missing = sorted(set(range(total)) - files.keys())
+        if missing:
+            raise DataError(
+                f"{folder}: {_set_name(files)} lacks {len(missing)} of {total} shards, the first is number "
+                f"{missing[0]:05}. Download it again."
+            )
+
+
+def _set_name(files: Mapping[int, Path]) -> str:
+    first = min(files.values(), key=natural_key)
+    return first.name if len(files) == 1 else f"{first.name} ... ({len(files)} files)"
 
 
 def _families(folder: Path) -> dict[str, list[Path]]:
@@ -78,9 +118,16 @@ def _families(folder: Path) -> dict[str, list[Path]]:
 
 
 def _listed(state: Path) -> list[str]:
+    content = read_json(state)
+    if isinstance(content, dict) and (content.get("_indices_data_files") or content.get("_indices_files")):
+        # An old save_to_disk keeps a selection or a shuffle as a mapping beside the unchanged rows.
+        raise DataError(
+            f"{state.parent}: keeps which rows count, and in what order, in a file of indices. Load it with datasets, "
+            "call flatten_indices() and save it again."
+        )
     try:
-        return [entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [entry["filename"] for entry in content["_data_files"]]
+    except (KeyError, TypeError) as error:
         raise DataError(f"{state}: is not the `state.json` that `save_to_disk` writes ({error}).") from error
 
 

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from semclip_eval.benchmarks.table_files import LFS_POINTER
 from semclip_eval.errors import DataError
+from semclip_eval.files import open_regular
 
 _TEXT_BATCH = 512
 # Encoded bytes of image column for one decoded batch, and what all batches that are kept may hold once decoded.
@@ -88,11 +89,8 @@ class BatchCache:
 
 def open_reader(path: Path, cache: BatchCache) -> Reader:
     """The reader for a file's suffix. Raises DataError where the file is empty, damaged or a Git LFS pointer."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(len(LFS_POINTER))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    with open_regular(path) as stream:
+        head = stream.read(len(LFS_POINTER))
     if not head:
         raise DataError(f"{path}: is empty. Download it again.")
     if head == LFS_POINTER:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import io
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from semclip_eval.benchmarks.images import read_rgb, to_rgb
+from semclip_eval.benchmarks.access import ANYWHERE, FileAccess, require_inside_all
+from semclip_eval.benchmarks.images import decode_rgb, read_rgb
 from semclip_eval.benchmarks.sources import MINI, hub_folder, local_folder
-from semclip_eval.benchmarks.table_files import SUFFIXES, matching, table_files
+from semclip_eval.benchmarks.table_files import SUFFIXES, matching, require_whole_sets, table_files
 from semclip_eval.benchmarks.table_readers import BatchCache, Reader, open_reader
 from semclip_eval.digest import END_BYTES
 from semclip_eval.errors import ConfigError, DataError, QuestionError
@@ -54,7 +55,11 @@ class Table:
     messages. Columns are found in any capitalisation where only one fits (a TSV's `l2-category` is `L2-category`).
     """
 
-    def __init__(self, name: str, published: Published, paths: Sequence[Path], origin: str) -> None:
+    def __init__(
+        self, name: str, published: Published, paths: Sequence[Path], origin: str, access: FileAccess = ANYWHERE
+    ) -> None:
+        require_inside_all(access, list(paths), DataError)
+        self.access = access
         self.name, self.published, self.paths, self.origin = name, published, list(paths), origin
         self.revision = ""
         self.notices: list[str] = []
@@ -118,7 +123,14 @@ class Table:
             raise DataError(f"{self.place(row)}: {name} is empty.")
         if not isinstance(value, (str, int, float)):
             raise DataError(f"{self.place(row)}: {name} {str(value)[:80]!r} must be a text.")
-        return str(value)
+        # pandas turns a column of whole numbers with one gap into floats.
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+    def identity(self, row: int, values: Mapping[str, Any], name: str) -> str:
+        """`text` for a column of ids: a whole number that a table program wrote as 34602.0 is 34602."""
+        text = self.text(row, values, name).strip()
+        whole = re.fullmatch(r"(\d+)\.0+", text)
+        return whole[1] if whole else text
 
     def image_loader(self, row: int) -> Callable[[], Image.Image]:
         """A function that reads and decodes the row's image when called: upright RGB.
@@ -137,11 +149,17 @@ class Table:
             value = self._readers[index].value(self._names[index][column], row - self._starts[index])
         except (OSError, ValueError) as error:
             raise QuestionError(f"{self.place(row)}: image cannot be read ({_reason(error)}).") from error
-        return _decoded(value, self.paths[index].parent, self.place(row))
+        return _decoded(value, self.paths[index].parent, self.place(row), self.access)
 
 
 def read_table(
-    name: str, published: Published, hub_id: str, revision: str | None, path: str | None, part: str = ""
+    name: str,
+    published: Published,
+    hub_id: str,
+    revision: str | None,
+    path: str | None,
+    part: str = "",
+    access: FileAccess = ANYWHERE,
 ) -> Table:
     """The table of a benchmark from `path`, or from the Hub (its cache, where the Hub is out of reach).
 
@@ -160,11 +178,12 @@ def read_table(
                 f"{origin}: has no files {' or '.join(published.files)}.\n"
                 "Set benchmark.revision to a commit that has them, or give a local copy with benchmark.path=FOLDER."
             )
-        table = Table(name, published, paths, origin)
+        require_whole_sets(paths)
+        table = Table(name, published, paths, origin, access.inside(folder))
         table.revision = commit
     else:
         folder, paths = _local(path, published, part)
-        table = Table(name, published, paths, str(paths[0] if len(paths) == 1 else folder))
+        table = Table(name, published, paths, str(paths[0] if len(paths) == 1 else folder), access.inside(folder))
         table.revision = _content_revision(table)
     if not (path or "").startswith(MINI):
         check_count(table, from_hub=path is None)
@@ -244,14 +263,14 @@ def _names(path: Path, reader: Reader, published: Published) -> dict[str, str]:
     return names
 
 
-def _decoded(value: Any, folder: Path, place: str) -> Image.Image:
+def _decoded(value: Any, folder: Path, place: str, access: FileAccess) -> Image.Image:
     if isinstance(value, list):
         if len(value) != 1:
             raise QuestionError(f"{place}: has {len(value)} images, expected one.")
         value = value[0]
     if isinstance(value, dict):
         if value.get("bytes") is None and value.get("path"):
-            return read_rgb(folder / value["path"])
+            return read_rgb(folder / str(value["path"]), access)
         value = value.get("bytes")
     if not value:
         raise QuestionError(f"{place}: has no image.")
@@ -260,13 +279,9 @@ def _decoded(value: Any, folder: Path, place: str) -> Image.Image:
     except (binascii.Error, ValueError) as error:
         raise QuestionError(f"{place}: image is not base64 ({error}).") from error
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.load()
-            return to_rgb(image)
-    except UnidentifiedImageError as error:  # its own words name an address in memory
-        raise QuestionError(f"{place}: cannot be read as an image (no known format).") from error
-    except Exception as error:  # Pillow's decoders raise whatever the broken bytes made them stumble over
-        raise QuestionError(f"{place}: cannot be read as an image ({_reason(error)}).") from error
+        return decode_rgb(encoded, access)
+    except QuestionError as error:
+        raise QuestionError(f"{place}: {error}.") from error
 
 
 def _reason(error: Exception) -> str:

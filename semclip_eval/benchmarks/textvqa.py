@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from semclip_eval.benchmarks.access import MAX_MEGAPIXELS
 from semclip_eval.benchmarks.table_benchmark import SHORT, TableBenchmark
 from semclip_eval.benchmarks.tables import Published, Table
 from semclip_eval.errors import ConfigError, DataError, QuestionError
@@ -51,8 +52,10 @@ class TextVqa(TableBenchmark):
         protocol: str,
         parser: str = "official",
         ocr_tokens: bool = False,
+        follow_links: bool = False,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
-        super().__init__(name, split, hub_id, revision, path, protocol, parser)
+        super().__init__(name, split, hub_id, revision, path, protocol, parser, follow_links, max_megapixels)
         if not isinstance(ocr_tokens, bool):
             raise ConfigError(f"benchmark.ocr_tokens={ocr_tokens}: must be true or false.")
         self.ocr_tokens = ocr_tokens
@@ -85,7 +88,8 @@ class TextVqa(TableBenchmark):
 
     def _question(self, table: Table, number: int, row: Mapping[str, Any]) -> Question:
         identity, image, text = (
-            table.text(number, row, name).strip() for name in ("question_id", "image_id", "question")
+            (table.text if name == "question" else table.identity)(number, row, name).strip()
+            for name in ("question_id", "image_id", "question")
         )
         answers, tokens = row["answers"], row["ocr_tokens"]
         if not _are_texts(answers) or not answers:

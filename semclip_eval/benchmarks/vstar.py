@@ -8,14 +8,11 @@ generated. The two word and order their options differently; each is used exactl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-
-from PIL import Image
 
 from semclip_eval.benchmarks import vstar_files
+from semclip_eval.benchmarks.access import MAX_MEGAPIXELS, FileAccess
 from semclip_eval.benchmarks.base import Benchmark, check_protocol
 from semclip_eval.benchmarks.images import read_rgb
 from semclip_eval.benchmarks.sources import MINI, content_revision, hub_folder, local_folder, path_text
@@ -23,7 +20,7 @@ from semclip_eval.benchmarks.vstar_files import Annotation, PublishedRow
 from semclip_eval.errors import DataError, QuestionError
 from semclip_eval.scoring.choice import LETTERS, score_choice
 from semclip_eval.scoring.likelihood import least_loss
-from semclip_eval.types import Answer, Box, Prompt, Question, Score
+from semclip_eval.types import Answer, Prompt, Question, Score
 
 # The prompts. Likelihood asks the annotation's bare `question`; letter asks the row's `text`, which ends like this.
 LETTER_INSTRUCTION = "Answer with the option's letter from the given choices directly."
@@ -40,8 +37,8 @@ class VStar(Benchmark):
     """V* Bench from the Hub snapshot or, with `path`, from a local folder of the same layout.
 
     hub_id, revision: the dataset repository and its pinned commit. path: a local copy (`mini://vstar` for the
-    miniature), which needs no Hub. A likelihood question keeps the file's order, so its truth is option 0; a letter
-    question has the published letters.
+    miniature), which needs no Hub. follow_links, max_megapixels: what of the files may be opened (`FileAccess`). A
+    likelihood question keeps the file's order, so its truth is option 0; a letter question has the published letters.
     """
 
     protocols = ("likelihood", "letter")
@@ -55,12 +52,15 @@ class VStar(Benchmark):
         path: str | None = None,
         protocol: str = "likelihood",
         split: str = "test",
+        follow_links: bool = False,
+        max_megapixels: float = MAX_MEGAPIXELS,
     ) -> None:
         super().__init__()
         self.name, self.hub_id, self.revision = name, hub_id, revision
         self.path = path_text(path)
         self.protocol, self.split = protocol, split
         check_protocol(self)
+        self.access = FileAccess(None, follow_links, max_megapixels)
         self._letter_texts: dict[str, str] = {}
         self._questions: list[Question] | None = None
 
@@ -91,7 +91,8 @@ class VStar(Benchmark):
         else:
             folder = local_folder(self.path)
         self.notices = []
-        files = vstar_files.read(folder, tuple(PUBLISHED))
+        self.access = self.access.inside(folder)
+        files = vstar_files.read(folder, tuple(PUBLISHED), self.access)
         if self.path is not None:
             self.dataset_revision = content_revision(folder, files.paths)
         if self.protocol == "letter" and files.rows is None:
@@ -134,12 +135,26 @@ class VStar(Benchmark):
 
     def _likelihood_question(self, annotation: Annotation, row: PublishedRow | None, unique: bool = True) -> Question:
         identity = row.question_id if row else annotation.stem if unique else annotation.name
-        return _question(annotation, identity, annotation.question, annotation.options, truth=0)
+        return self._question(annotation, identity, annotation.question, annotation.options, truth=0)
 
     def _letter_question(self, annotation: Annotation, row: PublishedRow) -> Question:
         shown = lettered(row)
         self._letter_texts[row.question_id] = shown.prompt
-        return _question(annotation, row.question_id, shown.question, shown.options, shown.truth)
+        return self._question(annotation, row.question_id, shown.question, shown.options, shown.truth)
+
+    def _question(
+        self, annotation: Annotation, identity: str, text: str, options: tuple[str, ...], truth: int
+    ) -> Question:
+        return Question(
+            id=identity,
+            text=text,
+            category=annotation.category,
+            image_id=annotation.name,
+            load_image=partial(read_rgb, annotation.image, self.access),
+            truth=truth,
+            options=options,
+            target_boxes=annotation.boxes,
+        )
 
 
 @dataclass(frozen=True)
@@ -171,32 +186,6 @@ def lettered(row: PublishedRow) -> Lettered:
         prompt = f"{prompt.rstrip()}\n{LETTER_INSTRUCTION}"
     question = "\n".join(lines[: marked[0][0]]).strip()
     return Lettered(prompt, question, tuple(match[2] for _, match in marked), letters.index(row.label))
-
-
-def _question(annotation: Annotation, identity: str, text: str, options: tuple[str, ...], truth: int) -> Question:
-    return Question(
-        id=identity,
-        text=text,
-        category=annotation.category,
-        image_id=annotation.name,
-        load_image=_loader(annotation.image, annotation.boxes),
-        truth=truth,
-        options=options,
-        target_boxes=annotation.boxes,
-    )
-
-
-def _loader(path: Path, boxes: tuple[Box, ...]) -> Callable[[], Image.Image]:
-    return partial(_load, path, boxes)
-
-
-def _load(path: Path, boxes: tuple[Box, ...]) -> Image.Image:
-    """The image; QuestionError where a target box does not lie in it."""
-    image = read_rgb(path)
-    for box in boxes:
-        if box.left < 0 or box.top < 0 or box.right > image.width or box.bottom > image.height:
-            raise QuestionError(f"{path}: box {tuple(box)} lies outside the image of {image.width}x{image.height}.")
-    return image
 
 
 def _least(question: Question, answer: Answer) -> int | None:

@@ -5,18 +5,21 @@ Read strictly: a malformed file is a DataError that names it (and its line), nev
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from semclip_eval.benchmarks.access import ANYWHERE, FileAccess, require_inside_all
 from semclip_eval.errors import DataError
+from semclip_eval.files import open_regular, parse_json, read_json
 from semclip_eval.types import Box
 
 ROWS = "test_questions.jsonl"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm"),
+)
 
 Key = tuple[str, str]  # category folder and file stem: what joins an annotation and its published row
 
@@ -59,7 +62,7 @@ class Files:
     paths: list[Path]
 
 
-def read(folder: Path, categories: Sequence[str]) -> Files:
+def read(folder: Path, categories: Sequence[str], access: FileAccess = ANYWHERE) -> Files:
     """Everything of the category folders that the folder has, joined with test_questions.jsonl where it is there.
 
     Annotations are sorted by category and stem. Raises DataError: no category folder at all, an image without JSON,
@@ -75,6 +78,7 @@ def read(folder: Path, categories: Sequence[str]) -> Files:
     for category in present:
         jsons, images = _by_stem(folder / category)
         paths += [*jsons.values(), *images.values()]
+        require_inside_all(access, list(jsons.values()), DataError)
         for stem in sorted(images.keys() - jsons.keys()):
             raise DataError(f"{images[stem]}: has no {stem}.json beside it. Add the annotation or remove the image.")
         for stem, path in sorted(jsons.items()):
@@ -85,6 +89,7 @@ def read(folder: Path, categories: Sequence[str]) -> Files:
     rows_path = folder / ROWS
     if not rows_path.is_file():
         return Files(annotations, None, 0, paths)
+    access.require_inside(rows_path, DataError)
     rows = _rows(rows_path, categories)
     kept = [row for row in rows if row.key in annotations]
     for category, stem in sorted(annotations.keys() - {row.key for row in kept}):
@@ -106,10 +111,7 @@ def _by_stem(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def _annotation(path: Path, category: str, image: Path) -> Annotation:
-    try:
-        data = json.loads(_content(path))
-    except ValueError as error:
-        raise DataError(f"{path}, line {getattr(error, 'lineno', 1)}: not JSON ({error}).") from error
+    data = read_json(path)
     if not isinstance(data, dict):
         raise DataError(f"{path}: must hold one JSON object.")
     options = _key(data, "options", path)
@@ -147,10 +149,8 @@ def box_from_xywh(values: Any, path: Path) -> Box:
 
 
 def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    with open_regular(path) as stream:
+        return stream.read()
 
 
 def _number(value: Any) -> bool:
@@ -177,10 +177,7 @@ def _rows(path: Path, categories: Sequence[str]) -> list[PublishedRow]:
         if not line.strip():
             continue
         place = f"{path}, line {number}"
-        try:
-            data = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{place}: not JSON ({error}).") from error
+        data = parse_json(line, place)
         if not isinstance(data, dict):
             raise DataError(f"{place}: must hold one JSON object.")
         image = PurePosixPath(str(_key(data, "image", place)))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from semclip_eval.errors import ConfigError, DataError, QuestionError
+from semclip_eval.files import open_regular, shown
 from semclip_eval.types import Answer, Prompt, Question
 
 EXTERNAL = "external"
@@ -29,13 +30,18 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the file; `error` says what went wrong there where it is the record of a question that failed."""
+    """One line of the file.
+
+    error: what went wrong there, where it is the record of a question that failed. asked: question and options of a
+    run's own record. words: the question or prompt that a line from elsewhere carries.
+    """
 
     line: int
     answer: str | None
     option_losses: tuple[float, ...] | None
     error: str | None
     asked: tuple[str, tuple[str, ...]] | None
+    words: str | None
 
 
 class Replay:
@@ -63,7 +69,9 @@ class Replay:
         self.selector = EXTERNAL if selector_name is None else f"{EXTERNAL}_{selector_name}"
         content = _content(self.path)
         self.revision = f"{REVISION_MARK}{hashlib.sha256(content).hexdigest()[:12]}"
-        self._entries = _entries(self.path, content)
+        # In the order of the file; an id can stand there twice where the benchmark publishes it twice.
+        self._lines = _entries(self.path, content)
+        self._entries = {identity: entries[0] for identity, entries in self._lines.items()}
 
     def check(
         self,
@@ -78,6 +86,7 @@ class Replay:
         answer for one asked; an answer for one that the benchmark does not have (a notice where not all are asked); an
         answer that the protocol cannot read; a run's record of a question that was put in other words.
         """
+        self._entries = self._by_question({question.id for question in questions})
         missing = [question.id for question in asked if question.id not in self._entries]
         if missing:
             raise ConfigError(
@@ -107,6 +116,23 @@ class Replay:
             )
         return notices
 
+    def _by_question(self, known: set[str]) -> dict[str, Entry]:
+        """The entries by question id: the second line under an id is `ID_2` where the benchmark tells two apart so.
+
+        Raises DataError for an id that stands twice and is one question.
+        """
+        entries: dict[str, Entry] = {}
+        for identity, lines in self._lines.items():
+            for number, entry in enumerate(lines, start=1):
+                name = identity if number == 1 else f"{identity}_{number}"
+                if number > 1 and (name not in known or name in self._lines):
+                    raise DataError(
+                        f"{self.path}, line {entry.line}: question_id {identity!r} is already in line "
+                        f"{lines[0].line}. Keep one of the two."
+                    )
+                entries[name] = entry
+        return entries
+
     def answer(self, question_id: str) -> Answer:
         """What the file says; QuestionError where the question ended in an error where the answers were made."""
         entry = self._entries[question_id]
@@ -130,9 +156,15 @@ class Replay:
                 "replay a run's answers on the benchmark, data and protocol of that run."
             )
         try:
-            options = len(prompt(question).continuations)
+            asked = prompt(question)
         except QuestionError:
             return  # this question cannot be asked of any model: its own error record says so
+        if entry.words is not None and not _same_question(entry.words, question.text, asked.text):
+            raise ConfigError(
+                f"{place} is an answer to another question: {_short(entry.words)} there, {_short(question.text)} here. "
+                "Choose the benchmark.* and the data that these answers are for."
+            )
+        options = len(asked.continuations)
         if options and entry.option_losses is None:
             raise ConfigError(
                 f"{place} has no `option_losses`, and benchmark.protocol={protocol} compares the losses of its "
@@ -147,22 +179,34 @@ class Replay:
             )
 
 
+def _same_question(words: str, question: str, prompt: str) -> bool:
+    """Do the words of an answer line hold the question, or are they a part of the prompt that it belongs to?
+
+    Files carry the bare question, or the question with options, hints and instructions of whoever asked.
+    """
+    given, bare, whole = (" ".join(text.casefold().split()) for text in (words, question, prompt))
+    return bool(given) and (bare in given or given == whole)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return repr(line if len(line) <= 80 else f"{line[:77]}...")
+
+
 def _content(path: Path) -> bytes:
     if path.is_dir():
         inside = path / "samples.jsonl"
         remedy = f"did you mean {inside}?" if inside.is_file() else "name the file with the answers in it."
         raise ConfigError(f"model.path={path}: is a folder; {remedy}")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise ConfigError(f"model.path={path}: there is no such file of answers.") from error
-    except OSError as error:
-        raise ConfigError(f"model.path={path}: cannot be read ({error.strerror or error}).") from error
+    if not path.exists():
+        raise ConfigError(f"model.path={shown(path)}: there is no such file of answers.")
+    with open_regular(path, ConfigError) as stream:
+        return stream.read()
 
 
-def _entries(path: Path, content: bytes) -> dict[str, Entry]:
+def _entries(path: Path, content: bytes) -> dict[str, list[Entry]]:
     """The lines by question id, in file order; blank lines do not count."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, list[Entry]] = {}
     # Only a newline ends a line: a text may hold the other characters that Python would split at.
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
@@ -177,17 +221,15 @@ def _entries(path: Path, content: bytes) -> dict[str, Entry]:
         if not isinstance(record, dict):
             raise DataError(f"{place}: must be one JSON object, not a {type(record).__name__}.")
         identity = _identity(record, place)
-        if identity in entries:
-            raise DataError(
-                f"{place}: question_id {identity!r} is already in line {entries[identity].line}. Keep one of the two."
-            )
-        entries[identity] = Entry(
+        entry = Entry(
             line=number,
             answer=_answer(record, place),
             option_losses=_option_losses(record, place),
             error=_error(record),
             asked=_asked(record),
+            words=_words(record),
         )
+        entries.setdefault(identity, []).append(entry)
     return entries
 
 
@@ -195,13 +237,16 @@ def _identity(record: dict[str, Any], place: str) -> str:
     if "question_id" not in record:
         raise DataError(f"{place}: the key `question_id` is missing.")
     value = record["question_id"]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas writes 34602.0
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise DataError(f"{place}: question_id {value!r} must be a text or a whole number.")
     return str(value)
 
 
 def _answer(record: dict[str, Any], place: str) -> str | None:
-    value = record.get("answer")
+    # `text` is the key of LLaVA's answer files (github.com/haotian-liu/LLaVA, llava/eval/model_vqa_loader.py).
+    value = record.get("answer", record.get("text"))
     if value is not None and not isinstance(value, str):
         raise DataError(f"{place}: answer {json.dumps(value)} must be a text in quotes.")
     return value
@@ -228,6 +273,13 @@ def _error(record: dict[str, Any]) -> str | None:
         return None
     error = record.get("error")
     return f"{error.get('type')}: {error.get('message')}" if isinstance(error, dict) else "no reason given"
+
+
+def _words(record: dict[str, Any]) -> str | None:
+    """The question as a line from elsewhere carries it; a run's own record says more (`_asked`)."""
+    if "status" in record:
+        return None
+    return next((record[key] for key in ("prompt", "question") if isinstance(record.get(key), str)), None)
 
 
 def _asked(record: dict[str, Any]) -> tuple[str, tuple[str, ...]] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
-from semclip_eval.crops import whole_image
+from semclip_eval.crops import intersection, whole_image
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Box, Kept, Prompt, Question, Request, Selection, View
@@ -120,6 +120,9 @@ def selection_input(
 ) -> SelectionInput:
     """What `selector` may know of `question`: the target boxes only where it says that it uses the truth."""
     boxes = question.target_boxes if selector.uses_truth else None
+    for box in boxes or ():
+        if intersection(box, whole_image(image.width, image.height)) != box:
+            raise QuestionError(f"box {tuple(box)} lies outside of the image of {image.width}x{image.height} pixels")
     return SelectionInput(question.id, question.image_id, image, text, candidates, boxes, seed, instruction)
 
 
