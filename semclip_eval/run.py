@@ -40,6 +40,7 @@ from semclip_eval.results.summary import (
     write_run,
 )
 from semclip_eval.results.table import run_table
+from semclip_eval.scoring.markup import has_thoughts
 from semclip_eval.types import Question
 
 
@@ -131,6 +132,7 @@ def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
         environment["sessions"][-1] |= vlm.session_notes
     write_environment(plan.folder, environment)
     _report_truncation(relevance)
+    _report_thoughts(plan, records)
 
 
 def _components(config: Mapping[str, Any], plan: Plan) -> tuple[Any, Any, Any]:
@@ -305,6 +307,19 @@ def _report_truncation(relevance: Any) -> None:
         warn(
             f"ψ read only the first {counts['context']} tokens of {counts['truncated']} of {counts['texts']} texts "
             f"(the longest has {counts['longest']}); psi.text=question is the shortest choice."
+        )
+
+
+def _report_thoughts(plan: Plan, records: Sequence[Mapping[str, Any]]) -> None:
+    """The official rules were written before models marked their thoughts, and read them as the answer."""
+    if plan.benchmark.parser != "official":
+        return
+    count = sum(record["answer"] is not None and has_thoughts(record["answer"]) for record in records)
+    if count:
+        warn(
+            f"{count} of {len(records)} answers hold marked thoughts, which the official rule of {plan.benchmark.name} "
+            "reads as part of the answer. Turn thinking off, or read with the strict rule where the benchmark has one "
+            "(semclip-eval rescore RUN_DIR benchmark.parser=strict)."
         )
 
 

@@ -347,7 +347,7 @@ HEDGES = [
     ("B or maybe C", None),
     ("The answer is A or B.", None),
     ("The answer isn't B.", None),
-    ("Not B, but C.", None),
+    ("Not B, but C.", "C"),
 ]
 
 MORE_TEXTS = [
