@@ -18,6 +18,7 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval list [GROUP]                          what there is: {groups}
   semclip-eval show RUN_DIR [--question ID]          one run, or one question of it
   semclip-eval compare RUN_DIR RUN_DIR ...           paired differences with intervals, exact McNemar p
+  semclip-eval rescore RUN_DIR benchmark.parser=...  stored answers under another rule, and what the rule alone moves
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
   semclip-eval doctor                                what this machine can run
@@ -101,6 +102,11 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_compare(rest)
 
+    def rescore_verb(rest: list[str]) -> int:
+        from semclip_eval.rescore import run_rescore
+
+        return run_rescore(rest)
+
     def report_verb(rest: list[str]) -> int:
         from semclip_eval.report.verb import run_report
 
@@ -120,6 +126,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "list": list_verb,
         "show": show_verb,
         "compare": compare_verb,
+        "rescore": rescore_verb,
         "report": report_verb,
         "regress": regress_verb,
         "doctor": doctor_verb,

@@ -25,6 +25,8 @@ NOT_ANSWERS = (
     "doctor.py",
     "launch.py",
     "listing.py",
+    "outcomes.py",
+    "rescore.py",
     "api.py",
     "__main__.py",
 )

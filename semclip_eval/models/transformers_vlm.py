@@ -8,7 +8,7 @@ and placeholders is tokenised on its own, which also keeps a question's literal 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -195,22 +195,29 @@ class TransformersVLM(CachedDecoder):
         """See `VLM.release_memory`."""
         self.features.clear()
 
-    def check_views(self, views: int, new_tokens: int) -> None:
+    def check_views(self, views: int, new_tokens: int, kept: Callable[[int], int] | None = None) -> None:
         """See `VLM.check_views`."""
         text = len(self._prompt_ids("", (0,) * views)[0])
         room = self.context_length - new_tokens
-        if views * self.least_view_tokens + text <= room:
+        visual = self._read_tokens_of(views, kept)
+        if visual + text <= room:
             return
         fitting = 0
-        while (fitting + 1) * self.least_view_tokens + len(self._prompt_ids("", (0,) * (fitting + 1))[0]) <= room:
+        while self._read_tokens_of(fitting + 1, kept) + len(self._prompt_ids("", (0,) * (fitting + 1))[0]) <= room:
             fitting += 1
         least, most = ("", "") if self.equal_views else ("at least ", "at most ")
-        total = views * self.least_view_tokens + text + new_tokens
+        counted = f"{views} views x {least}{self.least_view_tokens} visual tokens"
+        counted += f", {visual} of them kept" if kept is not None else ""
         raise ConfigError(
-            f"model={self.name}: {views} views x {least}{self.least_view_tokens} visual tokens + {text} text tokens "
-            f"without the question + {new_tokens} answer tokens = {total}, more than its context of "
-            f"{self.context_length}; {most}{fitting} views fit: choose crops or a selector with fewer views"
+            f"model={self.name}: {counted} + {text} text tokens "
+            f"without the question + {new_tokens} answer tokens = {visual + text + new_tokens}, more than its context "
+            f"of {self.context_length}; {most}{fitting} views fit: choose crops or a selector with fewer views"
         )
+
+    def _read_tokens_of(self, views: int, kept: Callable[[int], int] | None) -> int:
+        """The fewest visual tokens of so many views that the language model reads."""
+        encoded = views * self.least_view_tokens
+        return encoded if kept is None else kept(encoded)
 
     def prepare(self, request: Request) -> Prepared:
         """See `VLM.prepare`. Raises QuestionError too where the tokenizer merges an option's start into the prompt."""

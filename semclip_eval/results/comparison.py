@@ -111,12 +111,12 @@ def compare(run_folders: Sequence[Path], reference: str | None = None) -> Compar
     """
     if len(run_folders) < 2:
         raise ConfigError(f"compare: {len(run_folders)} run folders given, it takes two or more.")
-    runs = [_read_run(Path(folder)) for folder in run_folders]
+    runs = [read_run(Path(folder)) for folder in run_folders]
     chosen = _reference(runs, reference)
     others = [run for run in runs if run is not chosen]
     for other in others:
         _refuse_different(chosen, other)
-    return Comparison(chosen, tuple(_pair(chosen, other) for other in others))
+    return Comparison(chosen, tuple(paired(chosen, other) for other in others))
 
 
 def _reference(runs: Sequence[Run], name: str | None) -> Run:
@@ -131,7 +131,8 @@ def _reference(runs: Sequence[Run], name: str | None) -> Run:
     raise ConfigError(f"--reference {name}: {found} of that selector ({names}); name a run's folder to be exact.")
 
 
-def _read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """A finished run's row, records and benchmark; ConfigError where there is none, DataError where it is damaged."""
     for name in (SUMMARY, SAMPLES, CONFIG):
         if not (folder / name).is_file():
             raise ConfigError(
@@ -195,7 +196,17 @@ def _same_question(first: Record | None, second: Record | None) -> bool:
     )
 
 
-def _pair(reference: Run, other: Run) -> Pair:
+def differing(reference: Run, other: Run, keys: Sequence[str]) -> list[str]:
+    """The ids of the questions whose records differ in one of the keys, in file order."""
+    return [
+        name
+        for name, record in reference.records.items()
+        if any(record.get(key) != other.records[name].get(key) for key in keys)
+    ]
+
+
+def paired(reference: Run, other: Run) -> Pair:
+    """The run against the reference, question by question; RunFailed where nothing can be paired."""
     both = [
         # What belongs together is a matter of the question, and the same for both: the reference says it.
         (first := _clustered(record), {**other.records[identity], "cluster": first["cluster"]})
