@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from semclip_eval.errors import NotApplicable, RunFailed, SemclipEvalError
+from semclip_eval.errors import ConfigError, NotApplicable, RunFailed, SemclipEvalError
 
 if TYPE_CHECKING:
     from semclip_eval.results.sweep_table import Failure
@@ -111,6 +111,8 @@ class Outcomes:
 
         if not self.jobs and SweepFolder.path is not None:
             self._read_notes(SweepFolder.path / NOTES)
+        if not self.jobs and SweepFolder.path is not None and not self.lost:
+            raise ConfigError("the sweep has no jobs: a glob(...) or a list of it names nothing.")
         failed = [job for job in self.done if isinstance(job, Failure) and job.applicable]
         finished = sum(not isinstance(job, Failure) for job in self.done)
         if finished and len(self.done) > 1:

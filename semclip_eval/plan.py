@@ -195,7 +195,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
         if group in OPTIONAL and config.get(group, "") is None:
             continue
         if not isinstance(config.get(group), Mapping):
-            raise ConfigError(f"{group}={config.get(group)}: a run needs this section; choose one with {group}=NAME.")
+            shown_value = "null" if config.get(group) is None else config[group]
+            raise ConfigError(f"{group}={shown_value}: a run needs this section; choose one with {group}=NAME.")
         name = str(config[group].get("name", "x"))
         if not name or name.startswith(".") or "/" in name:
             raise ConfigError(f"{group}.name={name!r}: names a folder of the results; use letters, digits, _ and -.")

@@ -136,7 +136,7 @@ def read_run(folder: Path) -> Run:
     for name in (SUMMARY, SAMPLES, CONFIG):
         if not (folder / name).is_file():
             raise ConfigError(
-                f"compare: {folder} has no {name}. Name the folder of a finished run (the one with config.yaml); "
+                f"{folder} has no {name}. Name the folder of a finished run (the one with config.yaml); "
                 "the same command that started a run finishes it."
             )
     row = read_summary(folder, SAME_COLUMNS)

@@ -22,6 +22,7 @@ from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.files import open_regular
 
 SAMPLES = "samples.jsonl"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What network file systems answer that have no locks, or whose lock server is away.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 LOCK = ".lock"
@@ -114,9 +115,10 @@ def hold(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
 
 def output_error(path: Path, error: OSError) -> ConfigError:
     """The user's message for a file or folder that cannot be written."""
+    remedy = "Free the disk or choose" if error.errno in FULL else "Choose"
     return ConfigError(
-        f"{path}: cannot be written ({error.strerror or error}). Free the disk or choose another run.output_dir; "
-        "what was written before is kept and the same command goes on from there."
+        f"{path}: cannot be written ({error.strerror or error}). {remedy} another run.output_dir; what was written "
+        "before is kept and the same command goes on from there."
     )
 
 
