@@ -25,8 +25,8 @@ from semclip_eval.config import RunConfig
 from semclip_eval.crops import coverage, intersection, whole_image
 from semclip_eval.errors import NotFiniteError, QuestionError, SemclipEvalError
 from semclip_eval.measure.stages import StageClock
-from semclip_eval.models.memory import out_of_memory
 from semclip_eval.models.replay import Replay
+from semclip_eval.models.transformers.memory import out_of_memory
 from semclip_eval.relevance.base import Relevance, psi_text
 from semclip_eval.results.records import Record
 from semclip_eval.selectors.base import PruneInput, SelectionInput, Selector, selection_input

@@ -18,7 +18,7 @@ from PIL import Image
 
 from semclip_eval import cli, session
 from semclip_eval.benchmarks.vstar import VStar
-from semclip_eval.models.transformers_vlm import TransformersVLM
+from semclip_eval.models.transformers.transformers_vlm import TransformersVLM
 from semclip_eval.types import Prompt, Request
 from tests.llava_small import CORPUS, name_tower_as_published, noise_image
 

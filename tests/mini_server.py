@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from semclip_eval.models.llava import Llava15
+from semclip_eval.models.transformers.llava import Llava15
 from semclip_eval.types import Prompt, Request
 
 NAME = "mini-llava"

@@ -9,7 +9,7 @@ import pytest
 
 from semclip_eval.benchmarks.gqa import Gqa
 from semclip_eval.errors import ConfigError, DataError, QuestionError
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Answer
 from tests.published import picture, write_gqa
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from semclip_eval.benchmarks.base import stratified_limit
 from semclip_eval.benchmarks.hrbench import HRBench
 from semclip_eval.errors import ConfigError, DataError, QuestionError
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.results.summary import category_rows
 from semclip_eval.types import Answer, Question
 from tests.published import picture, write_hrbench

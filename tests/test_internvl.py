@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from semclip_eval.errors import ConfigError
-from semclip_eval.models.internvl import InternVL
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.internvl import InternVL
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
 from tests.family_small import (
     IMAGENET,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from semclip_eval.errors import ConfigError, QuestionError
-from semclip_eval.models.llava import Llava15
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.llava import Llava15
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
 from tests.llava_small import noise_image, save_llama_style, save_qwen_style
 

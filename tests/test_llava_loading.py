@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
-from semclip_eval.models import dummy, memory, weights
-from semclip_eval.models.llava import Llava15
-from semclip_eval.models.prompts import CONVERSATIONS
-from semclip_eval.models.transformers_vlm import TransformersVLM
+from semclip_eval.models.transformers import dummy, memory, weights
+from semclip_eval.models.transformers.llava import Llava15
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.transformers_vlm import TransformersVLM
 from semclip_eval.types import Prompt, Request
 from tests.llava_small import noise_image, save_qwen_style
 
@@ -325,7 +325,7 @@ def test_every_shipped_architecture_is_built_by_its_config_and_has_the_published
 def test_no_architecture_is_left_out():
     from importlib import resources
 
-    files = (resources.files("semclip_eval.models") / "architectures").iterdir()
+    files = (resources.files("semclip_eval.models.transformers") / "architectures").iterdir()
     assert {file.name.removesuffix(".json") for file in files} == set(SHIPPED)
     with pytest.raises(ConfigError, match=r"no architecture is shipped for model=llava16 \(there are: .*qwen25_vl_7b"):
         dummy.read_architecture("llava16", "llava")

@@ -7,9 +7,9 @@ import torch
 
 from semclip_eval import cli, session
 from semclip_eval.errors import ModelError
-from semclip_eval.models import weights
-from semclip_eval.models.llava import Llava15
-from semclip_eval.models.memory import out_of_memory
+from semclip_eval.models.transformers import weights
+from semclip_eval.models.transformers.llava import Llava15
+from semclip_eval.models.transformers.memory import out_of_memory
 from semclip_eval.paths import model_folder
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from semclip_eval.errors import ConfigError, QuestionError
-from semclip_eval.models.llava_next import LlavaNext
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.llava_next import LlavaNext
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
 from tests.family_small import (
     CLIP,

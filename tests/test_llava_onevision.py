@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from semclip_eval.errors import ConfigError, ModelError
-from semclip_eval.models.llava_onevision import LlavaOnevision
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.llava_onevision import LlavaOnevision
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
 from tests.family_small import (
     QUESTION,

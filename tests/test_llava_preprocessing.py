@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from semclip_eval.benchmarks.images import read_rgb
-from semclip_eval.models.llava import Llava15
+from semclip_eval.models.transformers.llava import Llava15
 from semclip_eval.types import Prompt, Request
 from tests.llava_small import save_llama_style
 

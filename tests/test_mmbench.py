@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from semclip_eval.benchmarks.base import stratified_limit
 from semclip_eval.benchmarks.mmbench import MMBench, is_absent
 from semclip_eval.errors import ConfigError, DataError
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.results.summary import category_rows
 from semclip_eval.types import Answer, Question
 from tests.published import picture, write_mmbench, write_mmbench_tsv

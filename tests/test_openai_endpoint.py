@@ -19,9 +19,9 @@ from PIL import Image, ImageChops
 from semclip_eval import cli, session
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.mini.build import build_vstar
-from semclip_eval.models.endpoint_likelihood import PromptToken, mean_loss, read_tokens
-from semclip_eval.models.llava import Llava15
-from semclip_eval.models.openai_endpoint import OpenAIEndpoint, data_url
+from semclip_eval.models.served.endpoint_likelihood import PromptToken, mean_loss, read_tokens
+from semclip_eval.models.served.openai_endpoint import OpenAIEndpoint, data_url
+from semclip_eval.models.transformers.llava import Llava15
 from semclip_eval.run import execute
 from semclip_eval.types import Prompt, Request
 from tests.llava_small import noise_image

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from semclip_eval.benchmarks.pope import Pope
 from semclip_eval.errors import ConfigError, DataError, QuestionError
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Answer
 from tests.published import picture, write_pope
 

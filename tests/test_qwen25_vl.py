@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
-from semclip_eval.models.prompts import CONVERSATIONS
-from semclip_eval.models.qwen25_vl import Qwen25VL
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.qwen25_vl import Qwen25VL
 from semclip_eval.types import Prompt, Request
 from tests.family_small import (
     CLIP,

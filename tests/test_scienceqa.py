@@ -12,7 +12,7 @@ import pytest
 
 from semclip_eval.benchmarks.scienceqa import ScienceQA
 from semclip_eval.errors import ConfigError, DataError
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.results.summary import category_rows
 from semclip_eval.types import Answer
 from tests.published import picture, write_scienceqa

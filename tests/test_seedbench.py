@@ -10,7 +10,7 @@ import pytest
 
 from semclip_eval.benchmarks.seedbench import QUESTION_TYPES, SEEDBench
 from semclip_eval.errors import ConfigError, DataError, QuestionError
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.results.summary import accuracy_row
 from semclip_eval.types import Answer
 from tests.published import picture, write_seedbench

@@ -9,7 +9,7 @@ import pytest
 
 from semclip_eval.benchmarks.textvqa import TextVqa, answer_type
 from semclip_eval.errors import ConfigError, DataError, QuestionError
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Answer
 from tests.published import write_textvqa
 

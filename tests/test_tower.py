@@ -21,9 +21,9 @@ from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.mini import weights_folder
 from semclip_eval.mini.questions import make_question
 from semclip_eval.mini.world import make_scene, render
-from semclip_eval.models.features import FeatureStore, ViewFeatures, pixel_keys, view_key
-from semclip_eval.models.llava import Llava15
-from semclip_eval.models.views import preprocess
+from semclip_eval.models.transformers.features import FeatureStore, ViewFeatures, pixel_keys, view_key
+from semclip_eval.models.transformers.llava import Llava15
+from semclip_eval.models.transformers.views import preprocess
 from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.relevance.open_clip_relevance import OpenClipRelevance
 from semclip_eval.relevance.tower import TowerRelevance

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semclip_eval.errors import QuestionError
-from semclip_eval.models.views import pad_to_square, padding_colour, preprocess
+from semclip_eval.models.transformers.views import pad_to_square, padding_colour, preprocess
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -17,7 +17,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 def clip_processor():
     from types import SimpleNamespace
 
-    from semclip_eval.models.dummy import build_image_processor
+    from semclip_eval.models.transformers.dummy import build_image_processor
 
     return build_image_processor(SimpleNamespace(vision_config=SimpleNamespace(image_size=336)))
 

@@ -10,9 +10,9 @@ from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.dynamic_vlm import DynamicResolutionVLM
-from semclip_eval.models.transformers_vlm import Views
-from semclip_eval.models.views import require_rgb
+from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers.transformers_vlm import Views
+from semclip_eval.models.transformers.views import require_rgb
 
 # preprocessor_config.json of OpenGVLab/InternVL3-8B-hf: ImageNet's mean and deviation.
 IMAGE_MEAN = [0.485, 0.456, 0.406]

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from semclip_eval.components import did_you_mean
 from semclip_eval.errors import ConfigError, ModelError, QuestionError, SemclipEvalError
-from semclip_eval.models.endpoint_limits import ReplyTooLarge, limited_client
-from semclip_eval.models.endpoint_reply import Reply, StreamedReply, Usage, first_words, read_reply
+from semclip_eval.models.served.endpoint_limits import ReplyTooLarge, limited_client
+from semclip_eval.models.served.endpoint_reply import Reply, StreamedReply, Usage, first_words, read_reply
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.dynamic_vlm import DynamicResolutionVLM
-from semclip_eval.models.transformers_vlm import Views
-from semclip_eval.models.views import require_rgb
+from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers.transformers_vlm import Views
+from semclip_eval.models.transformers.views import require_rgb
 
 # preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct.
 PUBLISHED_MIN_PIXELS = 56 * 56

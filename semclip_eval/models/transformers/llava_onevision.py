@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ModelError
-from semclip_eval.models.anyres import best_canvas, canvas_tiles, canvas_tokens
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.dynamic_vlm import DynamicResolutionVLM
-from semclip_eval.models.transformers_vlm import Views, require_member
-from semclip_eval.models.views import require_rgb
+from semclip_eval.models.transformers.anyres import best_canvas, canvas_tiles, canvas_tokens
+from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers.transformers_vlm import Views, require_member
+from semclip_eval.models.transformers.views import require_rgb
 
 TILES = ("single_view", "every_view")
 

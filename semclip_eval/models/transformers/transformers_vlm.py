@@ -17,12 +17,12 @@ from PIL import Image
 
 from semclip_eval.crops import whole_number
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
-from semclip_eval.models import dummy, weights
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.decoding import CachedDecoder, State
-from semclip_eval.models.features import FeatureStore
-from semclip_eval.models.memory import BYTES_PER_PARAMETER, require_memory
-from semclip_eval.models.prompts import CONVERSATIONS
+from semclip_eval.models.transformers import dummy, weights
+from semclip_eval.models.transformers.decoding import CachedDecoder, State
+from semclip_eval.models.transformers.features import FeatureStore
+from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
+from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Request
 
 LOAD_FORMATS = ("auto", "dummy")

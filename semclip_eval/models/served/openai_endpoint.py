@@ -18,8 +18,8 @@ from PIL import Image
 
 from semclip_eval.errors import ConfigError, QuestionError, SemclipEvalError
 from semclip_eval.models.base import VLM, Prepared
-from semclip_eval.models.endpoint_client import Endpoint, raise_first, settled
-from semclip_eval.models.endpoint_likelihood import (
+from semclip_eval.models.served.endpoint_client import Endpoint, raise_first, settled
+from semclip_eval.models.served.endpoint_likelihood import (
     CLOSED,
     OPEN,
     PROMPT,
@@ -30,7 +30,7 @@ from semclip_eval.models.endpoint_likelihood import (
     rendering,
     rendering_with_end,
 )
-from semclip_eval.models.endpoint_reply import Reply, StreamedReply
+from semclip_eval.models.served.endpoint_reply import Reply, StreamedReply
 from semclip_eval.types import Answer, Request
 
 Message = dict[str, Any]

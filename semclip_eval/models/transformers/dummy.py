@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 from semclip_eval.errors import ConfigError, ModelError
-from semclip_eval.models.prompts import Conversation
+from semclip_eval.models.transformers.prompts import Conversation
 
 SEED = 0
 # Words that the synthetic tokenizer gives ids of their own, besides the prompt's; anything else costs an id per byte.
@@ -26,7 +26,7 @@ def read_architecture(name: str, model_type: str) -> Any:
     """
     from transformers import AutoConfig
 
-    folder = resources.files("semclip_eval.models") / "architectures"
+    folder = resources.files("semclip_eval.models.transformers") / "architectures"
     file = folder / f"{name}.json"
     if not file.is_file():
         names = ", ".join(sorted(entry.name.removesuffix(".json") for entry in folder.iterdir()))

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ModelError
-from semclip_eval.models import dummy
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.features import ViewFeatures, pixel_keys
-from semclip_eval.models.transformers_vlm import TransformersVLM, Views
-from semclip_eval.models.views import preprocess
+from semclip_eval.models.transformers import dummy
+from semclip_eval.models.transformers.features import ViewFeatures, pixel_keys
+from semclip_eval.models.transformers.transformers_vlm import TransformersVLM, Views
+from semclip_eval.models.transformers.views import preprocess
 
 
 class Llava15(TransformersVLM):

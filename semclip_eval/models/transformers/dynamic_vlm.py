@@ -13,8 +13,8 @@ import torch
 
 from semclip_eval.errors import ModelError
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.features import ViewFeatures, view_key
-from semclip_eval.models.transformers_vlm import TransformersVLM
+from semclip_eval.models.transformers.features import ViewFeatures, view_key
+from semclip_eval.models.transformers.transformers_vlm import TransformersVLM
 
 
 class DynamicResolutionVLM(TransformersVLM):
