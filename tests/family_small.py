@@ -83,6 +83,11 @@ def save_checkpoint(folder: Path, model: Any, preprocessor: dict[str, Any], end_
     return folder
 
 
+def joined(views: Any) -> torch.Tensor:
+    """The features of one question's views in one tensor (tokens, width)."""
+    return torch.cat([view.features for view in views])
+
+
 def three_selections(width: int = 120, height: int = 90) -> dict[str, tuple[Image.Image, ...]]:
     """The views that the main selectors give for one image: the overview, with all of its quadrants, with one."""
     image = noise_image(7, width, height)
@@ -234,23 +239,23 @@ def check_overview_is_shared(
     batch = [vlm.prepare(question) for question in asked]
     vlm.begin_block(keep=False)
     vlm.features.passes = vlm.features.reused = 0
-    apart, features_apart = vlm.answer(batch), vlm.encode(batch)
+    apart, features_apart = vlm.answer(batch), [joined(views) for views in vlm.encode(batch)]
     assert vlm.features.reused == 0
     vlm.features.passes = 0
     vlm.model.model.get_image_features = counted
     try:
         vlm.begin_block(keep=True)
-        shared = [vlm.encode([prepared])[0] for prepared in batch]
+        shared = [joined(vlm.encode([prepared])[0]) for prepared in batch]
         crops = [len(question.images) - 1 for question in asked]
         assert len(calls) == overviews + sum(count > 0 for count in crops)
         assert vlm.features.passes == overviews + sum(crops)
         assert vlm.features.reused == len(asked) - overviews
         vlm.begin_block(keep=True)
-        assert all(map(torch.equal, shared, vlm.encode(batch)))  # all overviews were kept
+        assert all(map(torch.equal, shared, map(joined, vlm.encode(batch))))  # all overviews were kept
         assert vlm.features.reused == 2 * len(asked) - overviews
         vlm.release_memory()
         vlm.begin_block(keep=True)
-        assert all(map(torch.equal, shared, vlm.encode(batch)))  # all were made again, one of each
+        assert all(map(torch.equal, shared, map(joined, vlm.encode(batch))))  # all were made again, one of each
         assert vlm.features.passes == 2 * overviews + 3 * sum(crops)
         answers = vlm.answer(batch)
     finally:

@@ -20,6 +20,7 @@ from tests.family_small import (
     check_program,
     check_weight_names,
     golden,
+    joined,
     save_checkpoint,
     three_selections,
 )
@@ -144,7 +145,7 @@ def test_an_overview_passes_the_tower_once_for_all_questions_and_selectors(vlm):
 def test_visual_tokens_by_size(vlm, size, tokens):
     prepared = vlm.prepare(Request((noise_image(0, *size),), Prompt("Is it red?")))
     assert prepared.visual_tokens == prepared.input_ids.count(vlm.image_id) == tokens
-    assert len(vlm.encode([prepared])[0]) == tokens
+    assert len(joined(vlm.encode([prepared])[0])) == tokens
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (90, 1), (333, 17), (701, 500)])
@@ -152,7 +153,7 @@ def test_odd_sizes_have_as_many_tokens_as_features(vlm, reference, size):
     asked = Request((noise_image(0, *size),), Prompt("Is it red?"))
     prepared = vlm.prepare(asked)
     assert list(prepared.input_ids) == reference.ids(asked)
-    assert len(vlm.encode([prepared])[0]) == prepared.visual_tokens
+    assert len(joined(vlm.encode([prepared])[0])) == prepared.visual_tokens
 
 
 def test_max_tiles_leaves_the_small_canvases(folder):

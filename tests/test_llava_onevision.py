@@ -22,6 +22,7 @@ from tests.family_small import (
     check_program,
     check_weight_names,
     golden,
+    joined,
     save_checkpoint,
     save_qwen_tokenizer,
     three_selections,
@@ -161,7 +162,7 @@ def test_visual_tokens_of_a_lone_view_by_size(vlm, reference, size, tokens):
     inputs = reference.inputs(asked)
     with torch.no_grad():
         expected = reference.model.model.get_image_features(inputs.pixel_values, inputs.image_sizes).pooler_output[0]
-    torch.testing.assert_close(vlm.encode([prepared])[0], expected)
+    torch.testing.assert_close(joined(vlm.encode([prepared])[0]), expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (90, 1), (333, 17), (701, 500)])
@@ -169,7 +170,7 @@ def test_odd_sizes_have_as_many_tokens_as_features(vlm, reference, size):
     asked = Request((noise_image(0, *size),), Prompt("Is it red?"))
     prepared = vlm.prepare(asked)
     assert list(prepared.input_ids) == reference.ids(asked)
-    assert len(vlm.encode([prepared])[0]) == prepared.visual_tokens
+    assert len(joined(vlm.encode([prepared])[0])) == prepared.visual_tokens
 
 
 def test_several_views_are_one_tile_each_unless_told_otherwise(folder, vlm):
@@ -179,8 +180,8 @@ def test_several_views_are_one_tile_each_unless_told_otherwise(folder, vlm):
     every = built(path=str(folder), tiles="every_view")
     prepared = every.prepare(asked)
     assert prepared.visual_tokens == (40 * 55 + 729) + (21 * 28 + 729)
-    first, second = (every.encode([every.prepare(Request((image,), asked.prompt))])[0] for image in images)
-    torch.testing.assert_close(every.encode([prepared])[0], torch.cat([first, second]))
+    first, second = (joined(every.encode([every.prepare(Request((image,), asked.prompt))])[0]) for image in images)
+    torch.testing.assert_close(joined(every.encode([prepared])[0]), torch.cat([first, second]))
     assert len(every.answer([prepared])[0].option_losses) == 2
     with pytest.raises(ConfigError, match=r"model.tiles=all: must be one of single_view, every_view"):
         built(path=str(folder), tiles="all")

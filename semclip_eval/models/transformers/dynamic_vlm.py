@@ -13,6 +13,7 @@ import torch
 
 from semclip_eval.errors import ModelError
 from semclip_eval.models.base import Prepared
+from semclip_eval.models.insight import ViewTokens
 from semclip_eval.models.transformers.features import ViewFeatures, view_key
 from semclip_eval.models.transformers.transformers_vlm import TransformersVLM
 
@@ -32,17 +33,20 @@ class DynamicResolutionVLM(TransformersVLM):
         """
 
     @torch.inference_mode()
-    def encode(self, batch: Sequence[Prepared]) -> list[torch.Tensor]:
-        """One tensor (visual tokens, hidden size of the language model) for each question.
+    def encode(self, batch: Sequence[Prepared]) -> list[list[ViewTokens]]:
+        """For each question its views' tokens: (visual tokens, hidden size of the language model) each.
 
         Raises ModelError where the tower returns another number of features than the prompt has placeholders.
         """
-        return [self._question_features(prepared) for prepared in batch]
+        return [
+            [ViewTokens(view) for view in self._question_features(prepared).split(list(prepared.view_tokens))]
+            if prepared.view_tokens
+            else []
+            for prepared in batch
+        ]
 
     def _question_features(self, prepared: Prepared) -> torch.Tensor:
         views = len(prepared.view_tokens)
-        if views == 0:
-            return torch.empty(0, self.model.config.text_config.hidden_size, dtype=self.model.dtype, device=self.device)
         parts = [self._overview_features(prepared)] if self.keeps_features else []
         apart = len(parts)
         if views > apart:

@@ -10,7 +10,9 @@ from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import Prepared
+from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers.layout import grid, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import Views
 from semclip_eval.models.transformers.views import require_rgb
 
@@ -74,7 +76,8 @@ class InternVL(DynamicResolutionVLM):
             )
         self.most_patches = self.max_patches or self.image_processor.max_patches
         patches = [side // patch for side, patch in zip(vision.image_size, vision.patch_size, strict=True)]
-        self.tile_tokens = int(patches[0] * config.downsample_ratio) * int(patches[1] * config.downsample_ratio)
+        self.tile_grid = (int(patches[0] * config.downsample_ratio), int(patches[1] * config.downsample_ratio))
+        self.tile_tokens = self.tile_grid[0] * self.tile_grid[1]
         self.least_view_tokens = self.tile_tokens
 
     def _views(self, images: Sequence[Image.Image]) -> Views:
@@ -92,6 +95,23 @@ class InternVL(DynamicResolutionVLM):
             pixel_values=made["pixel_values"].to(torch.float32),
             tokens=tuple(self.tile_tokens * int(tiles) for tiles in made["num_patches"]),
         )
+
+    def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
+        from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+        size = self.image_processor.size
+        least = self.image_processor.min_patches
+        tile = (size["height"], size["width"])
+        columns, rows = get_optimal_tiled_canvas((height, width), tile, least, self.most_patches)
+        tiles = [
+            grid(*self.tile_grid, (width * column / columns, height * row / rows,
+                                   width * (column + 1) / columns, height * (row + 1) / rows))
+            for row in range(rows)
+            for column in range(columns)
+        ]  # fmt: skip
+        thumbnail = [grid(*self.tile_grid, (0, 0, width, height))] if rows * columns > 1 else []
+        small = [False] * len(tiles) + [True] * len(thumbnail)
+        return token_boxes([*tiles, *thumbnail], width, height, small)
 
     def _view_ids(self, tokens: int) -> list[int]:
         return [self.special_ids["<img>"], *super()._view_ids(tokens), self.special_ids["</img>"]]

@@ -14,8 +14,10 @@ from PIL import Image
 
 from semclip_eval.errors import ModelError
 from semclip_eval.models.base import Prepared
+from semclip_eval.models.insight import TokenBoxes, ViewTokens
 from semclip_eval.models.transformers import dummy
 from semclip_eval.models.transformers.features import ViewFeatures, pixel_keys
+from semclip_eval.models.transformers.layout import grid, padded_square, placeless, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersVLM, Views
 from semclip_eval.models.transformers.views import preprocess
 
@@ -59,6 +61,7 @@ class Llava15(TransformersVLM):
         self.drops_first = config.vision_feature_select_strategy == "default"
         # CLIP puts a class token before the patches, SigLIP does not; `encode` checks the tower's real output.
         first = 0 if vision.model_type.startswith("siglip") else 1
+        self.side = vision.image_size // vision.patch_size
         self.tokens_per_view = (vision.image_size // vision.patch_size) ** 2 + first - int(self.drops_first)
         self.least_view_tokens = self.tokens_per_view
         blank = preprocess([Image.new("RGB", (2, 2))], self.image_processor)
@@ -101,8 +104,8 @@ class Llava15(TransformersVLM):
         return torch.stack([found for key in keys if (found := self.features.embedding(key, space)) is not None])
 
     @torch.inference_mode()
-    def encode(self, batch: Sequence[Prepared]) -> list[torch.Tensor]:
-        """One tensor (views, tokens per view, hidden size of the language model) for each question.
+    def encode(self, batch: Sequence[Prepared]) -> list[list[ViewTokens]]:
+        """For each question its views' tokens: (tokens per view, hidden size of the language model) each.
 
         What the tower has made already (of an overview, or of a crop that ψ looked at) is taken from there; all other
         crops of the batch pass it together. Raises ModelError where it returns another number of features than the
@@ -110,9 +113,7 @@ class Llava15(TransformersVLM):
         """
         views = [len(prepared.pixel_values) for prepared in batch]
         if sum(views) == 0:
-            hidden_size = self.model.config.text_config.hidden_size
-            empty = torch.empty(0, self.tokens_per_view, hidden_size, dtype=self.model.dtype, device=self.device)
-            return [empty for _ in batch]
+            return [[] for _ in batch]
         pixels = torch.cat([prepared.pixel_values for prepared in batch if len(prepared.pixel_values)])
         overviews = {sum(views[:number]) for number, count in enumerate(views) if count}
         found: dict[int, torch.Tensor] = {}
@@ -134,7 +135,13 @@ class Llava15(TransformersVLM):
             selected, _ = self._tower(pixels[others].to(self.device, self.model.dtype))
             found |= dict(zip(others, selected, strict=True))
             self.features.passes += len(others)
-        return list(self._project(torch.stack([found[position] for position in range(len(pixels))])).split(views))
+        projected = self._project(torch.stack([found[position] for position in range(len(pixels))]))
+        return [[ViewTokens(view) for view in question] for question in projected.split(views)]
+
+    def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
+        cells = grid(self.side, self.side, padded_square(width, height))
+        first = placeless(self.tokens_per_view - self.side**2)
+        return token_boxes([first, cells], width, height)
 
     def _tower(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the projector reads (views, tokens per view, width) and the last hidden states, class token included."""

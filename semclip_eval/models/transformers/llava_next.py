@@ -10,8 +10,10 @@ from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.transformers.anyres import best_canvas, canvas_tiles, canvas_tokens
+from semclip_eval.models.insight import TokenBoxes
+from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers.layout import grid, placeless, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import Views
 from semclip_eval.models.transformers.views import require_rgb
 
@@ -93,6 +95,14 @@ class LlavaNext(DynamicResolutionVLM):
             tokens=tuple(self._view_tokens(image.height, image.width) for image in images),
             extras={"image_sizes": made["image_sizes"]},
         )
+
+    def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
+        # The whole view is stretched to one tile, then it is shown once more on its canvas.
+        whole = grid(self.patches, self.patches, (0, 0, width, height))
+        first = placeless(self.whole_tokens - len(whole))
+        canvas = best_canvas(height, width, self.canvases)
+        cells = canvas_boxes(height, width, canvas, self.tile, self.patches)
+        return token_boxes([first, whole, cells], width, height, [True, True, False])
 
     def _view_tokens(self, height: int, width: int) -> int:
         canvas = best_canvas(height, width, self.canvases)

@@ -15,8 +15,10 @@ from PIL import Image
 
 from semclip_eval.errors import ModelError
 from semclip_eval.models.base import Prepared
-from semclip_eval.models.transformers.anyres import best_canvas, canvas_tiles, canvas_tokens
+from semclip_eval.models.insight import TokenBoxes
+from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers.layout import grid, padded_square, placeless, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import Views, require_member
 from semclip_eval.models.transformers.views import require_rgb
 
@@ -104,6 +106,16 @@ class LlavaOnevision(DynamicResolutionVLM):
                 "batch_num_images": torch.tensor([1] * len(images) if tiled else [len(images)]),
             },
         )
+
+    def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
+        if not (self.tiles_every_view or views == 1):
+            # One tile of the padded square, and a newline.
+            cells = grid(self.patches, self.patches, padded_square(width, height))
+            return token_boxes([cells, placeless(1)], width, height)
+        whole = grid(self.patches, self.patches, (0, 0, width, height))
+        canvas = best_canvas(height, width, self.canvases)
+        cells = canvas_boxes(height, width, canvas, self.tile, self.patches, self.most_tiles)
+        return token_boxes([whole, cells], width, height, [True, False])
 
     def _tiled_tokens(self, height: int, width: int) -> int:
         canvas = best_canvas(height, width, self.canvases)

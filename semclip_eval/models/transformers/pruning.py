@@ -6,6 +6,7 @@ is that of masking the dropped tokens out; `renumbered` closes the gaps.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -62,7 +63,7 @@ def _check(kept: Kept, counts: Sequence[int]) -> None:
     if len(kept.indices) != len(counts):
         raise QuestionError(f"kept tokens of {len(kept.indices)} views were named, the question has {len(counts)}")
     for number, (indices, count) in enumerate(zip(kept.indices, counts, strict=True)):
-        ascending = all(first < second for first, second in zip(indices, indices[1:], strict=False))
+        ascending = all(first < second for first, second in itertools.pairwise(indices))
         if not ascending or (indices and not 0 <= indices[0] <= indices[-1] < count):
             raise QuestionError(f"view {number}: kept tokens must be ascending indices below {count}")
 
@@ -73,5 +74,5 @@ def _closed(positions: torch.Tensor) -> torch.Tensor:
     With one axis they count from 0. With several (time, row, column) each distinct id is replaced by its rank among all
     that are left, so that rows and columns keep their order and the text goes on behind them.
     """
-    _, ranks = torch.unique(positions, return_inverse=True)
+    ranks: torch.Tensor = torch.unique(positions, return_inverse=True)[1]
     return ranks.reshape(positions.shape)

@@ -14,7 +14,9 @@ from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import Prepared
+from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
+from semclip_eval.models.transformers.layout import grid, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import Views
 from semclip_eval.models.transformers.views import require_rgb
 
@@ -113,6 +115,13 @@ class Qwen25VL(DynamicResolutionVLM):
         outputs = self.model.model.get_image_features(pixel_values, extras["image_grid_thw"])
         return torch.cat(list(outputs.pooler_output))
 
+    def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
+        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+        side = self.image_processor.patch_size * self.image_processor.merge_size
+        rows, columns = smart_resize(height, width, side, self.size["shortest_edge"], self.size["longest_edge"])
+        return token_boxes([grid(rows // side, columns // side, (0, 0, width, height))], width, height)
+
     def _prompt_positions(self, prepared: Prepared) -> torch.Tensor:
         """(3, length): time, row and column. Text counts on in all three; a view's rows and columns start at the same
         number, and the text after it goes on behind the larger of them (arXiv 2409.12191, section 2.1).
@@ -121,7 +130,7 @@ class Qwen25VL(DynamicResolutionVLM):
         merge = self.image_processor.merge_size
         is_visual = [token == self.image_id for token in prepared.input_ids]
         stretches, start, begin = [], 0, 0
-        for _, height, width in (grid.tolist() for grid in grids):
+        for _, height, width in grids.tolist():
             rows, columns = height // merge, width // merge
             first = is_visual.index(True, begin)
             stretches.append((start + torch.arange(first - begin)).expand(3, -1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,16 +18,20 @@ from PIL import Image
 from semclip_eval.crops import whole_number
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.models.base import Prepared
+from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
 from semclip_eval.models.transformers import dummy, weights
 from semclip_eval.models.transformers.decoding import CachedDecoder, State
 from semclip_eval.models.transformers.features import FeatureStore
 from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
+from semclip_eval.models.transformers.probing import Probe, last_layers, probing
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
-from semclip_eval.types import Request
+from semclip_eval.models.transformers.pruning import pruned
+from semclip_eval.types import Kept, Request
 
 LOAD_FORMATS = ("auto", "dummy")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DEVICE_MAPS = ("auto",)
+TARGETS = ("argmax", "entropy")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class TransformersVLM(CachedDecoder):
     # The fewest visual tokens that a view can have; exact where every view has the same number.
     least_view_tokens: int
     equal_views: bool = False
+    layers: int
+    capabilities: ClassVar[frozenset[str]] = frozenset({"confidence", "attention", "gradients", "values", "prune"})
 
     def __init__(
         self,
@@ -94,6 +100,8 @@ class TransformersVLM(CachedDecoder):
             self._build_dummy(weights.Checkpoint(name, hub_id, path, revision) if path else None)
         else:
             self._load(weights.Checkpoint(name, hub_id, path, revision))
+        # Nothing here is trained; gradients are taken of attention and features alone.
+        self.model.requires_grad_(False)
         self._read_tokens()
         if load_format == "dummy":
             self.stop_ids = [self.end_id]  # the config's ids are those of the real tokenizer
@@ -129,6 +137,7 @@ class TransformersVLM(CachedDecoder):
         """Read from config and tokenizer which ids a prompt is made of; ModelError where one is missing."""
         config = self.model.config
         self.context_length = int(config.text_config.max_position_embeddings)
+        self.layers = int(config.text_config.num_hidden_layers)
         self.image_id = int(config.image_token_id)
         # A private copy with fixed settings: transformers changes a tokenizer's settings on every call, which is not
         # safe in threads. Special tokens in the text stay text.
@@ -234,9 +243,9 @@ class TransformersVLM(CachedDecoder):
         continuations = tuple(self._continuation_ids(last_text, option) for option in prompt.continuations)
         text = len(input_ids) - visual
         answer = max(map(len, continuations), default=prompt.max_new_tokens)
-        if visual + text + answer > self.context_length:
+        if not request.prunes and visual + text + answer > self.context_length:
             raise QuestionError(self._overflow(views.tokens, text, answer))
-        return Prepared(
+        prepared = Prepared(
             pixel_values=views.pixel_values,
             input_ids=tuple(input_ids),
             continuation_ids=continuations,
@@ -246,6 +255,31 @@ class TransformersVLM(CachedDecoder):
             extras=views.extras,
             view_tokens=views.tokens,
         )
+        return replace(prepared, positions=self._prompt_positions(prepared))
+
+    def prune(
+        self, batch: Sequence[Prepared], features: Sequence[Sequence[ViewTokens]], kept: Sequence[Kept | None]
+    ) -> tuple[list[Prepared], list[Sequence[ViewTokens]]]:
+        """See `VLM.prune`."""
+        prompts: list[Prepared] = []
+        tokens: list[Sequence[ViewTokens]] = []
+        for prepared, views, choice in zip(batch, features, kept, strict=True):
+            if choice is not None:
+                prepared, views = pruned(prepared, views, choice, self.image_id)
+            answer = max(map(len, prepared.continuation_ids), default=prepared.max_new_tokens)
+            if len(prepared.input_ids) + answer > self.context_length:
+                raise QuestionError(self._overflow(prepared.view_tokens, prepared.text_tokens or 0, answer))
+            prompts.append(prepared)
+            tokens.append(views)
+        return prompts, tokens
+
+    def token_boxes(self, sizes: Sequence[tuple[int, int]]) -> list[TokenBoxes]:
+        """See `VLM.token_boxes`."""
+        return [self._token_boxes(width, height, len(sizes)) for width, height in sizes]
+
+    @abstractmethod
+    def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
+        """Where the tokens of a view of (width, height) pixels lie, beside `views` - 1 others."""
 
     def _prompt_ids(self, text: str, view_tokens: Sequence[int]) -> tuple[list[int], str]:
         """The prompt's ids, placeholders expanded, and its last stretch of text."""
@@ -286,11 +320,15 @@ class TransformersVLM(CachedDecoder):
         )
 
     @torch.inference_mode()
-    def prefill(self, batch: Sequence[Prepared], features: Sequence[torch.Tensor]) -> State:
+    def prefill(self, batch: Sequence[Prepared], features: Sequence[Sequence[ViewTokens]]) -> State:
         """One forward over the left-padded prompts; `features` as `encode` returned them for the same batch."""
+        return self._prefill(batch, _joined(features))
+
+    def _prefill(self, batch: Sequence[Prepared], features: Sequence[torch.Tensor]) -> State:
+        """`prefill` with the visual features of each question in one tensor (tokens, hidden size)."""
         lengths = torch.tensor([len(prepared.input_ids) for prepared in batch])
         width = int(lengths.max())
-        prompt_positions = [self._prompt_positions(prepared) for prepared in batch]
+        prompt_positions = [prepared.positions for prepared in batch]
         ids = torch.zeros(len(batch), width, dtype=torch.long)
         positions = torch.zeros(len(prompt_positions[0]), len(batch), width, dtype=torch.long)
         for row, prepared in enumerate(batch):
@@ -303,8 +341,10 @@ class TransformersVLM(CachedDecoder):
         ids, mask = ids.to(self.device), mask.to(self.device)
         # The placeholder's own id may lie outside the embedding table.
         embeddings = self.model.get_input_embeddings()(ids.masked_fill(is_visual, 0))
-        visual = torch.cat([question.reshape(-1, question.shape[-1]) for question in features])
-        embeddings = embeddings.masked_scatter(is_visual[..., None], visual.to(embeddings.device, embeddings.dtype))
+        present = [question for question in features if len(question)]
+        if present:
+            visual = torch.cat(present).to(embeddings.device, embeddings.dtype)
+            embeddings = embeddings.masked_scatter(is_visual[..., None], visual)
         outputs = self.model(
             inputs_embeds=embeddings,
             attention_mask=mask,
@@ -314,6 +354,123 @@ class TransformersVLM(CachedDecoder):
         )
         logits = outputs.logits[:, -1].float()
         return State(outputs.past_key_values, mask, logits, next_positions.to(self.device))
+
+    def confidence(self, batch: Sequence[Prepared]) -> list[float]:
+        """See `VLM.confidence`."""
+        pairs = []
+        for prepared in batch:
+            if len(prepared.continuation_ids) != 2:
+                raise ConfigError(f"{self.name}: a confidence weighs two words, not {len(prepared.continuation_ids)}")
+            first, second = (ids[0] for ids in prepared.continuation_ids)
+            if first == second:
+                raise ConfigError(f"{self.name}: the two words begin with the same token; choose others")
+            pairs.append([first, second])
+        logits = self.prefill(batch, self.encode(batch)).logits
+        chosen = logits.gather(1, torch.tensor(pairs, device=logits.device))
+        return [float(value) for value in torch.softmax(chosen, dim=-1)[:, 0]]
+
+    @torch.inference_mode()
+    def attention_rows(self, batch: Sequence[Prepared], layers: Sequence[int], query: Query) -> list[AttentionRows]:
+        """See `VLM.attention_rows`."""
+        numbers = self._layer_numbers(layers)
+        text = [self._text_after_views(prepared) for prepared in batch]
+        probe = Probe(frozenset(numbers), 1 if query == "last" else max(text))
+        with probing(self.model, probe):
+            self._prefill(batch, _joined(self.encode(batch)))
+        taken = torch.stack([probe.weights[number] for number in numbers], dim=1).cpu()
+        width = taken.shape[-1]
+        rows = []
+        for line, prepared in enumerate(batch):
+            count = 1 if query == "last" else text[line]
+            length = len(prepared.input_ids)
+            columns = [width - length + place for place in self._visual_places(prepared)]
+            rows.append(
+                AttentionRows(
+                    weights=taken[line, :, :, -count:][..., columns],
+                    queries=tuple(range(length - count, length)),
+                    view_tokens=prepared.view_tokens,
+                )
+            )
+        return rows
+
+    def gradients(
+        self, batch: Sequence[Prepared], target: Target, layers: Sequence[int] = (), features: bool = False
+    ) -> list[Gradients]:
+        """See `VLM.gradients`."""
+        require_member("target", target, TARGETS)
+        numbers = self._layer_numbers(layers)
+        encoded = _joined(self.encode(batch))
+        # One by one: the graph of a whole language model is held for each prompt.
+        return [
+            self._gradient(prepared, tokens, target, numbers, features)
+            for prepared, tokens in zip(batch, encoded, strict=True)
+        ]
+
+    def _gradient(
+        self, prepared: Prepared, tokens: torch.Tensor, target: Target, layers: list[int], features: bool
+    ) -> Gradients:
+        probe = Probe(frozenset(layers), 1, differentiable=True)
+        with torch.enable_grad(), probing(self.model, probe):
+            # Features are made in inference mode, which no graph may hold.
+            leaf = tokens.clone().requires_grad_(True)
+            logits = self._prefill([prepared], [leaf]).logits[0]
+            logarithms = torch.log_softmax(logits, dim=-1)
+            scalar = logarithms.max() if target == "argmax" else -(logarithms.exp() * logarithms).sum()
+            wanted = [probe.weights[number] for number in layers] + ([leaf] if features else [])
+            gradients = torch.autograd.grad(scalar, wanted) if wanted else ()
+        columns = self._visual_places(prepared)
+        of_layers = gradients[: len(layers)]
+        return Gradients(
+            scalar=float(scalar.detach()),
+            attention=torch.stack([each[0, :, -1, columns].float().cpu() for each in of_layers]) if layers else None,
+            attention_weights=(
+                torch.stack([probe.weights[number][0, :, -1, columns].detach().float().cpu() for number in layers])
+                if layers
+                else None
+            ),
+            features=gradients[-1].float().cpu() if features else None,
+        )
+
+    @torch.inference_mode()
+    def value_vectors(self, batch: Sequence[Prepared], layers: Sequence[int]) -> list[Values]:
+        """See `VLM.value_vectors`."""
+        numbers = self._layer_numbers(layers)
+        state = self._prefill(batch, _joined(self.encode(batch)))
+        taken = torch.stack([state.cache.layers[number].values.float().cpu() for number in numbers], dim=1)
+        values = []
+        for line, prepared in enumerate(batch):
+            # (layers, heads, length, head size) of this prompt, heads joined behind the length.
+            own = taken[line, :, :, -len(prepared.input_ids) :].transpose(1, 2).flatten(2)
+            count = self._text_after_views(prepared)
+            pieces = self.tokenizer.convert_ids_to_tokens(list(prepared.input_ids[-count:]))
+            values.append(
+                Values(
+                    visual=own[:, self._visual_places(prepared)],
+                    text=own[:, -count:],
+                    text_pieces=tuple(self.tokenizer.convert_tokens_to_string([piece]) for piece in pieces),
+                    view_tokens=prepared.view_tokens,
+                )
+            )
+        return values
+
+    def _layer_numbers(self, layers: Sequence[int]) -> list[int]:
+        try:
+            return last_layers(layers, self.layers)
+        except ValueError as error:
+            raise ConfigError(f"model={self.name}: {error}.") from error
+
+    def _visual_places(self, prepared: Prepared) -> list[int]:
+        return [place for place, token in enumerate(prepared.input_ids) if token == self.image_id]
+
+    def _text_after_views(self, prepared: Prepared) -> int:
+        """How many tokens follow the last visual one; all of them where there is none."""
+        places = self._visual_places(prepared)
+        return len(prepared.input_ids) - (places[-1] + 1 if places else 0)
+
+
+def _joined(features: Sequence[Sequence[ViewTokens]]) -> list[torch.Tensor]:
+    """The visual features of each question in one tensor (tokens, hidden size)."""
+    return [torch.cat([view.features for view in views]) if len(views) else torch.empty(0, 0) for views in features]
 
 
 def require_member(key: str, value: str, allowed: tuple[str, ...], also: str = "") -> None:
