@@ -7,6 +7,7 @@ from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.models.transformers.llava_next import LlavaNext
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
+from tests.family_insight import check_insight, check_token_boxes
 from tests.family_small import (
     CLIP,
     QUESTION,
@@ -194,3 +195,11 @@ def test_weights_have_the_published_names(folder):
         "language_model.model.embed_tokens.weight",
         "language_model.lm_head.weight",
     )
+
+
+def test_what_it_tells_a_selector_equals_plain_transformers(vlm, reference):
+    check_insight(vlm, reference)
+
+
+def test_its_tokens_have_places(vlm):
+    check_token_boxes(vlm, [(400, 300), (90, 340), (500, 120), (64, 64), (333, 777)])

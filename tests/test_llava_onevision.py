@@ -10,6 +10,7 @@ from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.transformers.llava_onevision import LlavaOnevision
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
+from tests.family_insight import check_insight, check_token_boxes
 from tests.family_small import (
     QUESTION,
     Reference,
@@ -223,3 +224,11 @@ def test_a_checkpoint_with_another_rule_for_tiles_is_refused(folder, tmp_path):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"config.json has vision_aspect_ratio 'anyres'; only anyres_max_N"):
         built(path=str(copy))
+
+
+def test_what_it_tells_a_selector_equals_plain_transformers(vlm, reference):
+    check_insight(vlm, reference)
+
+
+def test_its_tokens_have_places(vlm):
+    check_token_boxes(vlm, [(400, 300), (90, 340), (500, 120), (64, 64), (333, 777)])

@@ -8,6 +8,7 @@ from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.models.transformers.qwen25_vl import Qwen25VL
 from semclip_eval.types import Prompt, Request
+from tests.family_insight import check_insight, check_token_boxes
 from tests.family_small import (
     CLIP,
     QUESTION,
@@ -239,3 +240,11 @@ def test_weights_have_the_published_names(folder):
         "model.embed_tokens.weight",
         "model.layers.0.self_attn.q_proj.weight",
     )
+
+
+def test_what_it_tells_a_selector_equals_plain_transformers(vlm, reference):
+    check_insight(vlm, reference)
+
+
+def test_its_tokens_have_places(vlm):
+    check_token_boxes(vlm, [(400, 300), (90, 340), (500, 120), (64, 64), (333, 777)])
