@@ -25,8 +25,8 @@ from semclip_eval.types import Box, View
 if TYPE_CHECKING:
     import pandas as pd
 
+    from semclip_eval.answers.pipeline import CropScheme
     from semclip_eval.models.base import VLM
-    from semclip_eval.pipeline import CropScheme
     from semclip_eval.relevance.base import Relevance
     from semclip_eval.selectors.base import Selector
 
@@ -118,10 +118,10 @@ def ask(
     it over where several questions follow. boxes: (left, top, right, bottom) in pixels of the image, for selectors that
     use the truth. Raises QuestionError where the question cannot be answered; nothing else is an answer.
     """
+    from semclip_eval.answers.pipeline import Pipeline
+    from semclip_eval.answers.sources import check_capabilities
     from semclip_eval.benchmarks.images import read_rgb
     from semclip_eval.benchmarks.single import SingleQuestion
-    from semclip_eval.pipeline import Pipeline
-    from semclip_eval.plan import check_capabilities
 
     picture = image.convert("RGB") if isinstance(image, Image.Image) else read_rgb(Path(image).expanduser())
     benchmark = SingleQuestion(picture, question, options, protocol, [Box(*box) for box in boxes], max_new_tokens)

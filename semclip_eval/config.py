@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from semclip_eval.answers.replay import REVISION_MARK
 from semclip_eval.errors import ConfigError
-from semclip_eval.models.replay import REVISION_MARK
+from semclip_eval.modes import UNUSED_KEYS, identity_of
 
 GROUPS = ("benchmark", "model", "selector", "crops", "psi")
 DTYPES = ("float32", "bfloat16", "float16")
 # What may change between two calls of one run without changing a single answer: not part of the run's identity.
-LATENCY_MODE_ONLY = ("warmup", "new_tokens")
-ACCURACY_MODE_ONLY = ("batch_size",)
 # How the revision of files on this machine begins: a digest of their content, which makes their place irrelevant.
 LOCAL_MARKS = ("local:", REVISION_MARK)
 # Keys of the components that change what is kept and not what is computed.
@@ -73,8 +72,8 @@ class RunConfig:
         for name, least in (("batch_size", 1), ("warmup", 0), ("new_tokens", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"run.{name}={getattr(self, name)}: must be at least {least}.")
-        if self.mode not in ("accuracy", "latency"):
-            raise ConfigError(f"run.mode={self.mode}: must be accuracy or latency.")
+        if self.mode not in UNUSED_KEYS:
+            raise ConfigError(f"run.mode={self.mode}: must be {' or '.join(UNUSED_KEYS)}.")
         if self.dtype not in ("auto", *DTYPES):
             raise ConfigError(f"run.dtype={self.dtype}: must be auto, {', '.join(DTYPES)}.")
         if not isinstance(self.max_error_rate, (int, float)) or not 0 <= self.max_error_rate <= 1:
@@ -136,9 +135,7 @@ def run_id(
     identity: dict[str, Any] = {"profile": config["profile"]["name"], "code": dict(code or {})}
     for group in GROUPS:
         identity[group] = _identity(config[group], revisions.get(group)) if config[group] else None
-    latency = config["run"]["mode"] == "latency"
-    without = (*NOT_IN_RUN_ID, *(ACCURACY_MODE_ONLY if latency else LATENCY_MODE_ONLY))
-    identity["run"] = {key: value for key, value in config["run"].items() if key not in without}
+    identity["run"] = identity_of(config["run"], NOT_IN_RUN_ID)
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

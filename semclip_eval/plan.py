@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from semclip_eval import session
+from semclip_eval.answers.sources import OPTIONAL, Source, source_of
 from semclip_eval.benchmarks.base import Benchmark, stratified_limit
 from semclip_eval.code_identity import code_digests
-from semclip_eval.components import build, component_class, component_errors, did_you_mean
+from semclip_eval.components import build, component_errors, did_you_mean
 from semclip_eval.config import GROUPS, RunConfig, run_config, run_id
 from semclip_eval.credentials import refuse_in_config
-from semclip_eval.errors import ConfigError, DataError, NotApplicable
+from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.files import shown
-from semclip_eval.models.base import VLM
-from semclip_eval.models.insight import CAPABILITIES
-from semclip_eval.models.replay import Replay
-from semclip_eval.selectors.base import Selector
-from semclip_eval.selectors.tools import NEEDS
 from semclip_eval.types import Question
-
-# An image with room for every candidate of any crop scheme.
-LARGE_SIDE = 4096
-# Sections that a selector may not need; config.yaml of a finished run has null for them.
-OPTIONAL = {"psi": "psi", "crops": "candidates"}
 
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that is known before weights are loaded.
 
-    Answers that were made elsewhere come with `answers` and without a `selector`: their views are not known here.
-    `notices` are what the user should read before the run. `revisions` are those of data, model and ψ as they were
-    found, and `code` the digests of the source that answers: both belong to the run's identity and stand in
+    `source` is where the answers come from. `notices` are what the user should read before the run. `revisions` are
+    those of data, model and ψ as they were found, and `code` the digests of the source that answers: both belong to the
+    run's identity and stand in
     environment.json, so that `config` alone, with the same files, gives the same run again.
     """
 
     config: dict[str, Any]
     run: RunConfig
     benchmark: Benchmark
-    selector: Selector | None
-    answers: Replay | None
+    source: Source
     questions: list[Question]
     notices: list[str]
     revisions: dict[str, str | None]
@@ -50,62 +39,28 @@ class Plan:
     run_id: str
     folder: Path
 
-    @property
-    def selector_name(self) -> str:
-        """What the column `selector` says."""
-        return self.selector.name if self.selector else str(self.config["selector"]["name"])
-
 
 def make_plan(config: Mapping[str, Any]) -> Plan:
     """Check the config, read the questions' texts and settle the run's identity. Loads no weights."""
     config = with_names(config)
     check_keys(config)
     refuse_in_config(config)
-    run = run_config(config["run"])
-    selector: Selector | None = None
-    answers: Replay | None = None
-    if issubclass(component_class("model", config["model"]), Replay):
-        answers = build("model", config["model"])
-        run = _run_of_answers(run, config["model"])
-    else:
-        selector = build("selector", config["selector"])
+    source = source_of(config)
+    run = source.settled(run_config(config["run"]))
     benchmark: Benchmark = build("benchmark", config["benchmark"])
-    if selector is not None:
-        with component_errors("selector", type(selector)):
-            _check_selector(selector, benchmark, config)
     with component_errors("benchmark", type(benchmark)):
         every = questions = benchmark.questions()
     _check_ids(benchmark, every)
     if run.limit is not None:
         questions = stratified_limit(questions, run.limit, run.seed, benchmark.keeps_clusters_together)
-    notices = list(benchmark.notices)
-    if answers is not None:
-        notices.append(
-            f"model={answers.name}: which views these answers are to is not known here, so the results say "
-            f"selector={answers.selector}; the command's selector, crops and psi are not used."
-        )
-        notices += answers.check(every, questions, benchmark.prompt, benchmark.protocol)
-    resolved = resolved_config(config, run, selector, answers)
-    revisions = observed_revisions(config, resolved, run, benchmark, answers)
+    notices = [*benchmark.notices, *source.check(benchmark, every, questions)]
+    resolved = resolved_config(config, run, source)
+    revisions = {"benchmark": benchmark.dataset_revision, **source.revisions(resolved, run)}
     code = code_digests({group: resolved[group] for group in GROUPS})
     identity = run_id(resolved, revisions, code)
-    selector_name = selector.name if selector else resolved["selector"]["name"]
-    parts = (resolved["profile"]["name"], benchmark.name, resolved["model"]["name"], selector_name, identity)
-    folder = Path(run.output_dir).joinpath(*parts)
-    return Plan(resolved, run, benchmark, selector, answers, questions, notices, revisions, code, identity, folder)
-
-
-def _run_of_answers(run: RunConfig, section: Mapping[str, Any]) -> RunConfig:
-    """The run section for answers that were made elsewhere, on a device and in a batch that are not known here.
-
-    Constants stand in their place, so that this machine's do not make another run of the same answers.
-    """
-    if run.mode == "latency":
-        raise ConfigError(
-            f"run.mode=latency: model={section.get('name')} looks answers up, there is nothing to time. "
-            "Leave run.mode out, or choose a model that computes."
-        )
-    return replace(run, device="cpu", dtype="float32", batch_size=1, num_workers=0)
+    names = (resolved["profile"]["name"], benchmark.name, resolved["model"]["name"], source.selector_name)
+    folder = Path(run.output_dir).joinpath(*names, identity)
+    return Plan(resolved, run, benchmark, source, questions, notices, revisions, code, identity, folder)
 
 
 def _check_ids(benchmark: Benchmark, questions: Sequence[Question]) -> None:
@@ -117,35 +72,6 @@ def _check_ids(benchmark: Benchmark, questions: Sequence[Question]) -> None:
                 "Remove one of them, or give each an id of its own."
             )
         seen.add(question.id)
-
-
-def _check_selector(selector: Selector, benchmark: Benchmark, config: Mapping[str, Any]) -> None:
-    if selector.uses_truth and not benchmark.has_boxes:
-        raise NotApplicable(
-            f"selector={selector.name} crops the annotated boxes and benchmark={benchmark.name} has none: "
-            "choose another selector, or a benchmark with boxes (vstar)."
-        )
-    for group, need in OPTIONAL.items():
-        if need in selector.needs and not config[group]:
-            raise ConfigError(
-                f"{group}=null: selector={selector.name} needs this section; choose one with {group}=NAME."
-            )
-    check_capabilities(selector, component_class("model", config["model"]), str(config["model"].get("name")))
-    if "candidates" in selector.needs:
-        selector.check_candidates(len(build("crops", config["crops"]).candidates(LARGE_SIDE, LARGE_SIDE)))
-
-
-def check_capabilities(selector: Selector, model: type[VLM], name: str) -> None:
-    """ConfigError for a need that no model knows, or that this one cannot meet; needs no weights."""
-    unknown = selector.needs.difference(NEEDS)
-    if unknown:
-        raise ConfigError(f"selector={selector.name}: needs '{min(unknown)}'; what exists is {', '.join(NEEDS)}.")
-    missing = selector.needs.intersection(CAPABILITIES).difference(model.capabilities)
-    if missing:
-        raise ConfigError(
-            f"selector={selector.name} needs {', '.join(sorted(missing))} of the model, which model={name} does not "
-            "offer; choose another selector or model (docs/models.md lists what each can do)."
-        )
 
 
 def with_names(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,37 +128,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
             raise ConfigError(f"{group}.name={name!r}: names a folder of the results; use letters, digits, _ and -.")
 
 
-def resolved_config(
-    config: Mapping[str, Any],
-    run: RunConfig,
-    selector: Selector | None,
-    answers: Replay | None,
-) -> dict[str, Any]:
-    """The config with `auto` settled; sections that the selector does not use become null."""
+def resolved_config(config: Mapping[str, Any], run: RunConfig, source: Source) -> dict[str, Any]:
+    """The config with `auto` settled; sections that the source does not use become null."""
     resolved: dict[str, Any] = {"profile": dict(config["profile"])}
     resolved |= {group: dict(config[group]) if config[group] else None for group in GROUPS}
-    needs = selector.needs if selector else frozenset()
-    if "psi" not in needs:
-        resolved["psi"] = None
-    if "candidates" not in needs:
-        resolved["crops"] = None
-    if answers is not None:
-        resolved["selector"] = {"name": answers.selector}
-    resolved["run"] = asdict(run)
-    return resolved
-
-
-def observed_revisions(
-    config: Mapping[str, Any],
-    resolved: Mapping[str, Any],
-    run: RunConfig,
-    benchmark: Benchmark,
-    answers: Replay | None,
-) -> dict[str, str | None]:
-    """Which data, weights and ψ there really are: a Hub commit, or the digest of local files; by config group."""
-    psi = resolved["psi"]
-    return {
-        "benchmark": benchmark.dataset_revision,
-        "model": session.model_revision(config["model"]) if answers is None else answers.revision,
-        "psi": build("psi", config["psi"], device=run.device, dtype=run.dtype).revision if psi else None,
-    }
+    return {**source.sections(resolved), "run": asdict(run)}

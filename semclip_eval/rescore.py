@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from semclip_eval.answers.recording import as_recorded
 from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.code_identity import code_digests
 from semclip_eval.components import build, component_errors
@@ -20,7 +21,6 @@ from semclip_eval.config import GROUPS, run_id
 from semclip_eval.console import notice, out
 from semclip_eval.errors import ConfigError, DataError, QuestionError
 from semclip_eval.files import read_json, read_yaml
-from semclip_eval.pipeline import as_recorded
 from semclip_eval.results.comparison import CONFIG, Pair, Run, differing, paired, read_run
 from semclip_eval.results.records import SAMPLES, hold, rewrite_samples, write_atomically
 from semclip_eval.results.sessions import ENVIRONMENT, write_environment

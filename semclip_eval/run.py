@@ -17,16 +17,15 @@ from typing import Any
 
 import yaml
 
-from semclip_eval import session
+from semclip_eval.answers.recording import Item, as_recorded
+from semclip_eval.answers.sources import Asker
 from semclip_eval.benchmarks.base import Benchmark
-from semclip_eval.components import build
 from semclip_eval.console import Progress, notice, warn
 from semclip_eval.environment import describe
 from semclip_eval.errors import ConfigError, DataError, RunFailed
-from semclip_eval.measure.stages import peak_memory_mib, reset_peak_memory
-from semclip_eval.models.base import VLM
-from semclip_eval.pipeline import Item, Pipeline, as_recorded
-from semclip_eval.plan import LARGE_SIDE, Plan, make_plan
+from semclip_eval.measure.stages import reset_peak_memory
+from semclip_eval.modes import Mode, mode_of
+from semclip_eval.plan import Plan, make_plan
 from semclip_eval.results.records import Record, SampleWriter, hold, read_samples, rewrite_samples, write_atomically
 from semclip_eval.results.sessions import add_earlier_sessions, begin_session, write_environment
 from semclip_eval.results.summary import (
@@ -57,7 +56,7 @@ def execute(config: Mapping[str, Any]) -> Path:
         if _finished(plan):
             notice(f"This run is finished already; nothing is asked again: {plan.folder}")
         else:
-            _ask_what_is_left(config, plan)
+            _ask_what_is_left(plan)
         write_roll_up(Path(plan.run.output_dir))
         run_table(plan.folder)
     _judge(plan)
@@ -92,9 +91,10 @@ def _require_whole(plan: Plan) -> None:
         )
 
 
-def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
+def _ask_what_is_left(plan: Plan) -> None:
     done = _records_so_far(plan)
-    vlm, relevance, crops = (plan.answers, None, None) if plan.answers else _components(config, plan)
+    mode = mode_of(plan.run)
+    source = plan.source.open(plan.benchmark, plan.config, plan.run, plan.questions)
     revisions = {
         "model_revision": plan.revisions["model"],
         "dataset_revision": plan.revisions["benchmark"],
@@ -102,66 +102,30 @@ def _ask_what_is_left(config: Mapping[str, Any], plan: Plan) -> None:
     }
     environment = begin_session({**describe(plan.run.device), **revisions, "code": plan.code})
     if done:
-        add_earlier_sessions(environment, plan.folder, timed=plan.run.mode == "latency")
+        add_earlier_sessions(environment, plan.folder, timed=mode.times)
     write_atomically(plan.folder / "config.yaml", yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
     write_environment(plan.folder, environment)
 
-    psi_reads = (plan.config["psi"] or {}).get("text") or "question"
-    pipeline = Pipeline(plan.benchmark, plan.selector, crops, relevance, vlm, plan.run, psi_reads)
-    if plan.run.mode == "latency":
-        _warm_up(pipeline, plan)
+    for question in plan.questions[: mode.warmup]:  # allocations, kernels and caches settle; nothing is kept
+        source.asker.ask([question])
     reset_peak_memory(plan.run.device)
     begin = time.perf_counter()
-    asked = _ask(pipeline, plan, done)
+    asked = _ask(source.asker, plan, mode, done)
     wall_s = time.perf_counter() - begin
 
     records = _in_order(plan, read_samples(plan.folder))
     cost: dict[str, Any] = {
         "wall_s": None if done else wall_s,
-        # Looking answers up is no throughput of the model that gave them.
-        "questions_per_s": asked / wall_s if asked and not plan.answers else None,
-        "peak_memory_mib": peak_memory_mib(plan.run.device),
-        "attn": getattr(vlm, "attention", None),
+        # Replay measures no model throughput.
+        "questions_per_s": asked / wall_s if asked and plan.source.uses_machine else None,
+        **source.measured(plan.run.device),
     }
-    if isinstance(vlm, VLM) and vlm.is_served:
-        cost |= {"device": vlm.device, "dtype": None, "attn": None, "peak_memory_mib": None}
-    row = summary_row(plan, records, environment, cost)
+    row = summary_row(plan, mode, records, environment, cost)
     write_run(plan.folder, row, category_rows(records, plan.run_id, plan.benchmark), plan.benchmark.measure_names)
-    environment["sessions"][-1]["psi_truncation"] = relevance.truncations if relevance is not None else None
-    if isinstance(vlm, VLM):
-        environment["sessions"][-1] |= vlm.session_notes
+    environment["sessions"][-1] |= source.notes()
     write_environment(plan.folder, environment)
-    _report_truncation(relevance)
+    _report_truncation(source.relevance)
     _report_thoughts(plan, records)
-
-
-def _components(config: Mapping[str, Any], plan: Plan) -> tuple[Any, Any, Any]:
-    context = {"device": plan.run.device, "dtype": plan.run.dtype}
-    crops = build("crops", config["crops"]) if plan.config["crops"] else None
-    relevance = None
-    if plan.config["psi"]:
-        relevance = session.loaded("psi", dict(config["psi"]), **context)
-        if plan.run.mode == "latency" and not relevance.forgets:
-            # What it may have kept of earlier jobs is out of reach of `begin_block`: it is built anew.
-            session.forget("psi")
-            relevance = session.loaded("psi", dict(config["psi"]), **context)
-            warn(
-                f"psi={relevance.name}: does not say how it forgets (Relevance.begin_block), so it was built anew for "
-                "this run. A cache of its own by pixels or text would still make `select` look too fast."
-            )
-        relevance.reset()
-        relevance.load()
-    vlm = session.loaded("model", {**config["model"]}, **context)
-    vlm.reset()
-    if relevance is not None and relevance.needs_vlm:
-        relevance.attach(vlm)
-    if plan.selector and plan.questions:
-        prompt = plan.benchmark.prompt(plan.questions[0])
-        candidates = len(crops.candidates(LARGE_SIDE, LARGE_SIDE)) if crops else 0
-        generated = plan.run.new_tokens if plan.run.mode == "latency" else prompt.max_new_tokens
-        kept = {"kept": plan.selector.most_kept} if "prune" in plan.selector.needs else {}
-        vlm.check_views(plan.selector.most_views(candidates), 1 if prompt.continuations else generated, **kept)
-    return vlm, relevance, crops
 
 
 def _records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -206,27 +170,20 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _warm_up(pipeline: Pipeline, plan: Plan) -> None:
-    """Ask the first questions once without keeping anything: allocations, kernels and caches settle."""
-    for question in plan.questions[: plan.run.warmup]:
-        pipeline.ask([question])
-
-
-def _ask(pipeline: Pipeline, plan: Plan, done: Mapping[str, Mapping[str, Any]]) -> int:
+def _ask(asker: Asker, plan: Plan, mode: Mode, done: Mapping[str, Mapping[str, Any]]) -> int:
     """Ask every block that is not done, write its records in order, and return how many questions were asked."""
-    blocks = [block for block in _blocks(plan) if any(question.id not in done for question in block)]
+    blocks = [block for block in _blocks(plan, mode) if any(question.id not in done for question in block)]
     writer = SampleWriter(plan.folder)
     asked = 0
-    label = f"{plan.benchmark.name} {plan.selector_name}"
+    label = f"{plan.benchmark.name} {plan.source.selector_name}"
     # Where an accuracy is not that of the single answers, it is known at the end only.
     score_name = "accuracy" if type(plan.benchmark).units is Benchmark.units else "answers right"
-    workers = plan.run.num_workers if plan.run.mode == "accuracy" else 0
     try:
         with (
             Progress(label, len(plan.questions), list(done.values()), score_name) as progress,
-            ThreadPoolExecutor(workers) if workers else nullcontext() as executor,
+            ThreadPoolExecutor(mode.workers) if mode.workers else nullcontext() as executor,
         ):
-            for records in _answered(pipeline, blocks, executor):
+            for records in _answered(asker, blocks, executor):
                 for record in records:
                     if record.question_id in done:
                         continue
@@ -238,25 +195,23 @@ def _ask(pipeline: Pipeline, plan: Plan, done: Mapping[str, Mapping[str, Any]]) 
     return asked
 
 
-def _blocks(plan: Plan) -> list[list[Question]]:
-    size = plan.run.batch_size if plan.run.mode == "accuracy" else 1
+def _blocks(plan: Plan, mode: Mode) -> list[list[Question]]:
+    size = mode.batch_size
     return [plan.questions[start : start + size] for start in range(0, len(plan.questions), size)]
 
 
-def _answered(
-    pipeline: Pipeline, blocks: Sequence[list[Question]], executor: Executor | None
-) -> Iterator[list[Record]]:
+def _answered(asker: Asker, blocks: Sequence[list[Question]], executor: Executor | None) -> Iterator[list[Record]]:
     """The records of each block; with an executor, the next block's images are read while this one is answered."""
     if executor is None:
         for block in blocks:
-            yield pipeline.ask(block)
+            yield asker.ask(block)
         return
     ahead: list[Future[Item]] = []
     for number, block in enumerate(blocks):
-        current = ahead or [executor.submit(pipeline.load, question) for question in block]
+        current = ahead or [executor.submit(asker.load, question) for question in block]
         following = blocks[number + 1] if number + 1 < len(blocks) else []
-        ahead = [executor.submit(pipeline.load, question) for question in following]
-        yield pipeline.ask_loaded([future.result() for future in current], executor)
+        ahead = [executor.submit(asker.load, question) for question in following]
+        yield asker.ask_loaded([future.result() for future in current], executor)
 
 
 def _in_order(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -269,7 +224,11 @@ def _in_order(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 
 def summary_row(
-    plan: Plan, records: Sequence[Mapping[str, Any]], environment: Mapping[str, Any], cost: Mapping[str, Any]
+    plan: Plan,
+    mode: Mode,
+    records: Sequence[Mapping[str, Any]],
+    environment: Mapping[str, Any],
+    cost: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The one row of `summary.csv`."""
     return {
@@ -281,16 +240,16 @@ def summary_row(
         "model": plan.config["model"]["name"],
         "model_revision": environment["model_revision"],
         "dataset_revision": environment["dataset_revision"],
-        "selector": plan.selector_name,
+        "selector": plan.source.selector_name,
         "crops": (plan.config["crops"] or {}).get("name"),
         "psi": (plan.config["psi"] or {}).get("name"),
         "psi_revision": environment["psi_revision"],
-        "uses_truth": plan.selector.uses_truth if plan.selector else None,
+        "uses_truth": plan.source.selector.uses_truth if plan.source.selector else None,
         "mode": plan.run.mode,
         "metric": plan.benchmark.metric,
-        "device": None if plan.answers else environment["device"],
-        "dtype": None if plan.answers else plan.run.dtype,
-        "batch_size": None if plan.answers else plan.run.batch_size if plan.run.mode == "accuracy" else 1,
+        "device": environment["device"] if plan.source.uses_machine else None,
+        "dtype": plan.run.dtype if plan.source.uses_machine else None,
+        "batch_size": mode.batch_size if plan.source.uses_machine else None,
         "seed": plan.run.seed,
         "package_version": environment["package_version"],
         "git_commit": environment["git_commit"],

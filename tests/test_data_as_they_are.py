@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from semclip_eval.answers.replay import Replay
 from semclip_eval.benchmarks.access import FileAccess
 from semclip_eval.benchmarks.images import decode_rgb, read_rgb
 from semclip_eval.benchmarks.pope import Pope
@@ -25,7 +26,6 @@ from semclip_eval.benchmarks.seedbench import SEEDBench
 from semclip_eval.benchmarks.textvqa import TextVqa
 from semclip_eval.benchmarks.vstar import VStar
 from semclip_eval.errors import ConfigError, DataError, QuestionError, SemclipEvalError
-from semclip_eval.models.replay import Replay
 from tests import published as fixtures
 from tests.test_vstar import DOG, GLOVE
 

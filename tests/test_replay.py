@@ -18,7 +18,7 @@ from semclip_eval.types import Answer, Question, Score
 from tests import fakes
 from tests.fakes import SEMCLIP, ComputedVLM, DrawnBenchmark, config
 
-REPLAY = {"_target_": "semclip_eval.models.replay.Replay", "name": "replay"}
+REPLAY = {"_target_": "semclip_eval.answers.replay.Replay", "name": "replay"}
 
 
 class WordBenchmark(DrawnBenchmark):

@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from semclip_eval.answers.pipeline import Pipeline
+from semclip_eval.answers.recording import target_coverage
+from semclip_eval.answers.sources import check_capabilities
 from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.config import RunConfig
 from semclip_eval.crops import Grid
 from semclip_eval.errors import ConfigError
 from semclip_eval.measure.stages import StageClock
 from semclip_eval.models.insight import TokenBoxes
-from semclip_eval.pipeline import Pipeline, target_coverage
-from semclip_eval.plan import check_capabilities
 from semclip_eval.selectors.base import SelectionInput, Selector, overview
 from semclip_eval.selectors.tools import CHUNK, BudgetExceeded, SelectorVLM, Tools
 from semclip_eval.types import Answer, Box, Cost, Part, Prompt, Request, Selection, TraceStep, View

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semclip_eval.answers.replay import EXTERNAL, REVISION_MARK
 from semclip_eval.errors import ConfigError, DataError, SemclipEvalError
 from semclip_eval.files import read_json, read_yaml
-from semclip_eval.models.replay import EXTERNAL, REVISION_MARK
 from semclip_eval.results.columns import CATEGORY_NAMES, SUMMARY_NAMES
 from semclip_eval.results.records import SAMPLES, read_samples
 from semclip_eval.results.summary import (

@@ -10,8 +10,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from semclip_eval.answers.replay import REVISION_MARK
 from semclip_eval.console import out, percent
-from semclip_eval.models.replay import REVISION_MARK
 from semclip_eval.results.summary import CATEGORIES, measure_columns, read_rows, read_summary
 
 # A breakdown with more values than this stays in categories.csv.

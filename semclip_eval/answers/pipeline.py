@@ -1,0 +1,186 @@
+"""The way of a block of questions through the stages: load, select, prepare, vision, prune, prefill, decode, score.
+
+A stage sees only what it is handed. Measurement wraps the stages from outside. What fails for one question becomes that
+question's error record (`failures`); errors that are the whole run's fault (SemclipEvalError) go up to the user.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from semclip_eval.answers.failures import each_at_fault_alone
+from semclip_eval.answers.recording import Item, record_of
+from semclip_eval.benchmarks.base import Benchmark
+from semclip_eval.config import RunConfig
+from semclip_eval.errors import SemclipEvalError
+from semclip_eval.measure.stages import StageClock
+from semclip_eval.modes import mode_of
+from semclip_eval.relevance.base import Relevance, psi_text
+from semclip_eval.results.records import Record
+from semclip_eval.selectors.base import PruneInput, SelectionInput, Selector, selection_input
+from semclip_eval.selectors.tools import VLM_NEEDS, SelectorVLM, Tools
+from semclip_eval.types import Box, Cost, Question, Request
+
+if TYPE_CHECKING:
+    from semclip_eval.models.base import VLM, Prepared
+
+T = TypeVar("T")
+
+
+class CropScheme(Protocol):
+    """What the section `crops` builds."""
+
+    def candidates(self, width: int, height: int) -> tuple[Box, ...]:
+        """The candidate crops of an image of that many pixels, row by row."""
+
+
+class Pipeline:
+    """Asks blocks of questions of a model; the components are built once and stay."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        selector: Selector,
+        crops: CropScheme | None,
+        relevance: Relevance | None,
+        vlm: VLM,
+        run: RunConfig,
+        psi_reads: str = "question",
+    ) -> None:
+        self.benchmark, self.selector, self.crops = benchmark, selector, crops
+        self.relevance, self.vlm, self.run, self.psi_reads = relevance, vlm, run, psi_reads
+        self.mode = mode_of(run)
+        self.clock = StageClock(run.device, on=self.mode.times)
+        self.prunes = "prune" in selector.needs
+        facade = None
+        if selector.needs.intersection(VLM_NEEDS):
+            facade = SelectorVLM(vlm, selector.needs, selector.max_forwards, self.clock)
+        # Only what the selector names in its `needs`.
+        self.tools = Tools(relevance if "psi" in selector.needs else None, facade)
+        self._asked = 0
+
+    def load(self, question: Question) -> Item:
+        """Read one image (a thread of its own may do this ahead)."""
+        item = Item(question)
+        try:
+            item.image = question.load_image()
+        except SemclipEvalError:
+            raise
+        except Exception as error:
+            item.fail(error)
+        return item
+
+    def ask(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Record]:
+        """The records of a block, in its order. `executor` may prepare views in threads (accuracy mode)."""
+        self.clock.reset()
+        with self.clock.stage("load"):
+            items = [self.load(question) for question in questions]
+        return self.ask_loaded(items, executor)
+
+    def ask_loaded(self, items: list[Item], executor: Executor | None = None) -> list[Record]:
+        """`ask` for items whose images are loaded."""
+        self._go_through(items, executor)
+        return [self._record(item) for item in items]
+
+    def answer(self, questions: Sequence[Question]) -> list[Item]:
+        """The questions at the end of their way, each with its answer or its error, not scored."""
+        items = [self.load(question) for question in questions]
+        self._go_through(items)
+        return items
+
+    def _go_through(self, items: list[Item], executor: Executor | None = None) -> None:
+        """All stages but load and score."""
+        self.vlm.begin_block(keep=self.mode.keeps)
+        if self.relevance is not None:
+            self.relevance.begin_block(keep=self.mode.keeps)
+        with self.clock.stage("select"):
+            each_at_fault_alone(items, self._select, self.vlm, self.run.device)
+        with self.clock.stage("prepare"):
+            alive = [item for item in items if item.error is None]
+            for _ in executor.map(self._prepare, alive) if executor else map(self._prepare, alive):
+                pass
+        each_at_fault_alone(items, self._answer, self.vlm, self.run.device)
+
+    def _record(self, item: Item) -> Record:
+        is_scored = item.prompt is None or self.mode.scores(item.prompt)
+        return record_of(item, self.benchmark, is_scored, self.clock.report)
+
+    def _select(self, items: list[Item]) -> None:
+        inputs = [self._selection_input(item) for item in items]
+        facade = self.tools.vlm
+        if facade is not None:
+            facade.begin(item.question.id for item in items)
+        selections = self.selector.select(inputs, self.tools)
+        for item, given, selection in zip(items, inputs, selections, strict=True):
+            cost = facade.cost(item.question.id) if facade is not None else Cost()
+            item.selection_input, item.selection = given, dataclasses.replace(selection, cost=cost)
+
+    def _selection_input(self, item: Item) -> SelectionInput:
+        image = _present(item.image)
+        candidates = self.crops.candidates(image.width, image.height) if self.crops else ()
+        text = psi_text(item.question, self.psi_reads)
+        item.prompt = self.benchmark.prompt(item.question)
+        given = selection_input(self.selector, item.question, image, text, candidates, self.run.seed, item.prompt.text)
+        if self.mode.keeps:
+            return given
+        # A ψ or selector with a cache of its own must not find an image by its name (the pixels were just read anew).
+        self._asked += 1
+        return dataclasses.replace(given, image_id=f"{given.image_id}#{self._asked}")
+
+    def _prepare(self, item: Item) -> None:
+        image, prompt = _present(item.image), _present(item.prompt)
+        try:
+            if not prompt.continuations:
+                prompt = dataclasses.replace(prompt, max_new_tokens=self.mode.new_tokens(prompt))
+            item.prompt = prompt
+            images = tuple(view.pixels(image) for view in _present(item.selection).views)
+            item.prepared = self.vlm.prepare(Request(images, prompt, item.question.id, prunes=self.prunes))
+        except SemclipEvalError:
+            raise
+        except Exception as error:
+            item.fail(error)
+
+    def _answer(self, items: list[Item]) -> None:
+        batch = [_present(item.prepared) for item in items]
+        with self._stage("vision"):
+            features = self.vlm.encode(batch)
+        if self.prunes:
+            with self.clock.stage("prune"):
+                batch, features = self._prune(items, batch, features)
+        with self._stage("prefill"):
+            state = self.vlm.prefill(batch, features)
+        with self._stage("decode"):
+            answers = self.vlm.decode(batch, state, ignore_end_token=self.mode.forced_tokens is not None)
+        for item, answer in zip(items, answers, strict=True):
+            item.answer = answer
+
+    def _prune(self, items: list[Item], batch: list[Prepared], features: Any) -> tuple[list[Prepared], Any]:
+        """The batch with the visual tokens that the selector keeps."""
+        inputs = [
+            PruneInput(
+                item=_present(item.selection_input),
+                selection=_present(item.selection),
+                tokens=tuple(tokens),
+                boxes=tuple(self.vlm.token_boxes([view.size for view in _present(item.selection).views])),
+            )
+            for item, tokens in zip(items, features, strict=True)
+        ]
+        kept = self.selector.prune(inputs, self.tools)
+        batch, features = self.vlm.prune(batch, features, kept)
+        for item, prepared, choice in zip(items, batch, kept, strict=True):
+            item.prepared, item.kept = prepared, choice
+        return batch, features
+
+    def _stage(self, name: str) -> AbstractContextManager[None]:
+        """The clock around a stage that the model has; what it has not is not measured rather than zero."""
+        return self.clock.stage(name) if name in self.vlm.stages else nullcontext()
+
+
+def _present(value: T | None) -> T:
+    if value is None:
+        raise RuntimeError("a stage was reached before the one that feeds it")
+    return value
