@@ -6,6 +6,7 @@ class signature is the section's schema, and a class outside this package is fou
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -46,14 +47,27 @@ def component_class(group: str, section: Mapping[str, Any]) -> type:
     return found
 
 
+def config_class_of(target: type) -> type | None:
+    """The dataclass `Config` of a class that takes its keys from one; None for a class with keywords of its own."""
+    config_class = getattr(target, "Config", None)
+    return config_class if inspect.isclass(config_class) and dataclasses.is_dataclass(config_class) else None
+
+
+def parameters_of(target: type) -> Mapping[str, inspect.Parameter]:
+    """The keys that a class's section may have, by name."""
+    return inspect.signature(config_class_of(target) or target).parameters
+
+
 def build(group: str, section: Mapping[str, Any], **context: Any) -> Any:
     """The object that a config section describes.
 
-    `context` (the device, the dtype) is handed over where the class has a parameter of that name. Raises ConfigError
-    for a key that the class does not know or a required one that is missing.
+    A class with a dataclass `Config` takes its keys from that and is handed the object; any other class's keywords are
+    its keys. `context` (the device, the dtype) is handed over where the class has a parameter of that name. Raises
+    ConfigError for a key that the class does not know or a required one that is missing.
     """
     target = component_class(group, section)
-    parameters = inspect.signature(target).parameters
+    config_class = config_class_of(target)
+    parameters = parameters_of(target)
     keywords = {key: value for key, value in section.items() if key not in NOT_PARAMETERS}
     for key in keywords:
         if key not in parameters:
@@ -61,7 +75,9 @@ def build(group: str, section: Mapping[str, Any], **context: Any) -> Any:
                 f"{group}.{key}: {target.__name__} has no such parameter.{did_you_mean(key, parameters)} "
                 f"Available: {', '.join(parameters)}."
             )
-    keywords |= {key: value for key, value in context.items() if key in parameters}
+    handed = {key: value for key, value in context.items() if key in inspect.signature(target).parameters}
+    if config_class is None:
+        keywords |= handed
     missing = [
         name
         for name, parameter in parameters.items()
@@ -72,7 +88,7 @@ def build(group: str, section: Mapping[str, Any], **context: Any) -> Any:
     if missing:
         raise ConfigError(f"{group}.{missing[0]}: {target.__name__} needs it and the config does not set it.")
     with component_errors(group, target):
-        return target(**keywords)
+        return target(**keywords) if config_class is None else target(config_class(**keywords), **handed)
 
 
 @contextmanager

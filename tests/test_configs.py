@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from semclip_eval import cli
-from semclip_eval.components import NOT_PARAMETERS, build, component_class
+from semclip_eval.components import NOT_PARAMETERS, build, component_class, parameters_of
 from semclip_eval.config import GROUPS
 from semclip_eval.errors import ConfigError
 from semclip_eval.results.summary import read_rows
@@ -30,7 +29,7 @@ def composed(*overrides: str) -> dict:
 def test_every_config_composes_and_fits_its_class(group, name, profile):
     section = composed(f"profile={profile}", f"{group}={name}")[group]
     assert section["name"] == name
-    parameters = inspect.signature(component_class(group, section)).parameters
+    parameters = parameters_of(component_class(group, section))
     unknown = {key for key in section if key not in NOT_PARAMETERS} - set(parameters)
     assert not unknown
 

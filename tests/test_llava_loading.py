@@ -288,9 +288,7 @@ SHIPPED = (
 
 @pytest.mark.parametrize("name", ["mini_llava", *SHIPPED])
 def test_configs_are_the_constructors_keywords(name):
-    import inspect
-
-    from semclip_eval.components import component_class
+    from semclip_eval.components import component_class, parameters_of
 
     keys = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{name}.yaml"))
     target = component_class("model", keys)
@@ -298,8 +296,8 @@ def test_configs_are_the_constructors_keywords(name):
     del keys["_target_"]
     assert len(keys.pop("description")) > 20
     assert keys["name"] == name
-    parameters = inspect.signature(target).parameters
-    assert set(keys) == set(parameters) - {"device", "dtype"}
+    parameters = parameters_of(target)
+    assert set(keys) == set(parameters)
     assert keys["hub_id"] is None or len(keys["revision"]) == 40
     # The config says what the class does by itself.
     defaults = {key: parameters[key].default for key in keys if key not in ("name", "hub_id", "path", "revision")}

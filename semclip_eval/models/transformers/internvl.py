@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from semclip_eval.models.base import Prepared
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
-from semclip_eval.models.transformers.transformers_vlm import Views
+from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views
 from semclip_eval.models.transformers.views import require_rgb
 
 # preprocessor_config.json of OpenGVLab/InternVL3-8B-hf: ImageNet's mean and deviation.
@@ -22,38 +23,32 @@ IMAGE_STD = [0.229, 0.224, 0.225]
 PUBLISHED_MAX_PATCHES = 12
 
 
-class InternVL(DynamicResolutionVLM):
-    """InternVL in transformers' own format; the keywords are those of `TransformersVLM` and a bound for a view's tiles.
+@dataclass
+class InternVLConfig(TransformersConfig):
+    """Keys of InternVL.
 
-    `max_patches`: tiles that a view is cut into at most, each view for itself (the original code shares its bound among
+    max_patches: tiles that a view is cut into at most, each view for itself (the original code shares its bound among
     the images of a question); None takes the checkpoint's own (12 as published: 256 to 3328 visual tokens a view).
     """
+
+    conversation: str = "internvl3"
+    max_patches: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_patches is not None and (not isinstance(self.max_patches, int) or self.max_patches < 1):
+            raise ConfigError(f"model.max_patches={self.max_patches}: must be a number of tiles, at least 1, or null")
+
+
+class InternVL(DynamicResolutionVLM):
+    """InternVL in transformers' own format."""
+
+    Config = InternVLConfig
+    settings: InternVLConfig
 
     model_type = "internvl"
     conversations = ("internvl3",)
     smaller_views = ", a smaller model.max_patches"
-
-    def __init__(
-        self,
-        name: str,
-        hub_id: str | None,
-        path: str | None = None,
-        revision: str | None = None,
-        load_format: str = "auto",
-        attn: str = "sdpa",
-        conversation: str = "internvl3",
-        device_map: str | None = None,
-        feature_cache_mib: int = 1024,
-        max_patches: int | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> None:
-        if max_patches is not None and (not isinstance(max_patches, int) or max_patches < 1):
-            raise ConfigError(f"model.max_patches={max_patches}: must be a number of tiles, at least 1, or null")
-        self.max_patches = max_patches
-        super().__init__(
-            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
-        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import GotOcr2ImageProcessorPil
@@ -74,7 +69,7 @@ class InternVL(DynamicResolutionVLM):
                 f"{self.name}: the image processor makes tiles of {made} pixels, the vision tower takes "
                 f"{list(vision.image_size)}; the files do not fit together"
             )
-        self.most_patches = self.max_patches or self.image_processor.max_patches
+        self.most_patches = self.settings.max_patches or self.image_processor.max_patches
         patches = [side // patch for side, patch in zip(vision.image_size, vision.patch_size, strict=True)]
         self.tile_grid = (int(patches[0] * config.downsample_ratio), int(patches[1] * config.downsample_ratio))
         self.tile_tokens = self.tile_grid[0] * self.tile_grid[1]

@@ -23,7 +23,7 @@ from semclip_eval.models.transformers.views import preprocess
 
 
 class Llava15(TransformersVLM):
-    """LLaVA-1.5 (or any LlavaForConditionalGeneration); the keywords are those of `TransformersVLM`.
+    """LLaVA-1.5 (or any LlavaForConditionalGeneration); the keys are those of `TransformersConfig`.
 
     `path='mini://vlm'` is the package's own miniature.
     """
@@ -31,25 +31,8 @@ class Llava15(TransformersVLM):
     model_type = "llava"
     conversations = ("vicuna_v1",)
     equal_views = True
-
-    def __init__(
-        self,
-        name: str,
-        hub_id: str | None,
-        path: str | None = None,
-        revision: str | None = None,
-        load_format: str = "auto",
-        attn: str = "sdpa",
-        conversation: str = "vicuna_v1",
-        device_map: str | None = None,
-        feature_cache_mib: int = 1024,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> None:
-        self._looked = False
-        super().__init__(
-            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
-        )
+    # Has ψ looked at views in this block? Then their features are at hand.
+    _looked = False
 
     def _dummy_image_processor(self, config: Any) -> Any:
         return dummy.build_image_processor(config)

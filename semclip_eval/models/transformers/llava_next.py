@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,42 +15,35 @@ from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, placeless, token_boxes
-from semclip_eval.models.transformers.transformers_vlm import Views
+from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views
 from semclip_eval.models.transformers.views import require_rgb
 
 
-class LlavaNext(DynamicResolutionVLM):
-    """LLaVA-NeXT; the keywords are those of `TransformersVLM` and a bound for the tiles of a view.
+@dataclass
+class LlavaNextConfig(TransformersConfig):
+    """Keys of LLaVA-NeXT.
 
-    `max_tiles`: only canvases of at most so many tiles; None takes all that the checkpoint lists (four tiles at most,
+    max_tiles: only canvases of at most so many tiles; None takes all that the checkpoint lists (four tiles at most,
     576 to 2928 visual tokens a view, of which few fit into Vicuna's context of 4096).
     """
+
+    max_tiles: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_tiles is not None and (not isinstance(self.max_tiles, int) or self.max_tiles < 2):
+            raise ConfigError(f"model.max_tiles={self.max_tiles}: must be at least 2, the smallest canvas, or null")
+
+
+class LlavaNext(DynamicResolutionVLM):
+    """LLaVA-NeXT."""
+
+    Config = LlavaNextConfig
+    settings: LlavaNextConfig
 
     model_type = "llava_next"
     conversations = ("vicuna_v1",)
     smaller_views = ", a smaller model.max_tiles"
-
-    def __init__(
-        self,
-        name: str,
-        hub_id: str | None,
-        path: str | None = None,
-        revision: str | None = None,
-        load_format: str = "auto",
-        attn: str = "sdpa",
-        conversation: str = "vicuna_v1",
-        device_map: str | None = None,
-        feature_cache_mib: int = 1024,
-        max_tiles: int | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> None:
-        if max_tiles is not None and (not isinstance(max_tiles, int) or max_tiles < 2):
-            raise ConfigError(f"model.max_tiles={max_tiles}: must be at least 2, the smallest canvas, or null")
-        self.max_tiles = max_tiles
-        super().__init__(
-            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
-        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import LlavaNextImageProcessorPil
@@ -72,9 +66,9 @@ class LlavaNext(DynamicResolutionVLM):
                 "the files do not fit together"
             )
         self.canvases = [list(canvas) for canvas in config.image_grid_pinpoints]
-        if self.max_tiles is not None:
+        if self.settings.max_tiles is not None:
             self.canvases = [
-                canvas for canvas in self.canvases if canvas[0] * canvas[1] <= self.max_tiles * self.tile**2
+                canvas for canvas in self.canvases if canvas[0] * canvas[1] <= self.settings.max_tiles * self.tile**2
             ]
             config.image_grid_pinpoints = self.canvases  # the model finds a view's canvas again from its size
         first = 0 if config.vision_feature_select_strategy == "default" else 1

@@ -8,6 +8,7 @@ a crop takes the overview's resolution away; `model.tiles=every_view` keeps it, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,41 +20,35 @@ from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, padded_square, placeless, token_boxes
-from semclip_eval.models.transformers.transformers_vlm import Views, require_member
+from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views, require_member
 from semclip_eval.models.transformers.views import require_rgb
 
 TILES = ("single_view", "every_view")
 
 
-class LlavaOnevision(DynamicResolutionVLM):
-    """LLaVA-OneVision; the keywords are those of `TransformersVLM` and which views are cut into tiles.
+@dataclass
+class LlavaOnevisionConfig(TransformersConfig):
+    """Keys of LLaVA-OneVision.
 
-    `tiles`: 'single_view' (as trained: only where the question has one view) or 'every_view'.
+    tiles: 'single_view' (as trained: only where the question has one view) or 'every_view'.
     """
+
+    conversation: str = "llava_onevision"
+    tiles: str = "single_view"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_member("model.tiles", self.tiles, TILES)
+
+
+class LlavaOnevision(DynamicResolutionVLM):
+    """LLaVA-OneVision."""
+
+    Config = LlavaOnevisionConfig
+    settings: LlavaOnevisionConfig
 
     model_type = "llava_onevision"
     conversations = ("llava_onevision", "qwen_1_5")
-
-    def __init__(
-        self,
-        name: str,
-        hub_id: str | None,
-        path: str | None = None,
-        revision: str | None = None,
-        load_format: str = "auto",
-        attn: str = "sdpa",
-        conversation: str = "llava_onevision",
-        device_map: str | None = None,
-        feature_cache_mib: int = 1024,
-        tiles: str = "single_view",
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> None:
-        require_member("model.tiles", tiles, TILES)
-        self.tiles_every_view = tiles == "every_view"
-        super().__init__(
-            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
-        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import LlavaOnevisionImageProcessorPil
@@ -86,10 +81,13 @@ class LlavaOnevision(DynamicResolutionVLM):
             )
         self.least_view_tokens = self.patches**2
 
+    def _is_tiled(self, views: int) -> bool:
+        return views == 1 or self.settings.tiles == "every_view"
+
     def _views(self, images: Sequence[Image.Image]) -> Views:
         for image in images:
             require_rgb(image)
-        tiled = self.tiles_every_view or len(images) == 1
+        tiled = self._is_tiled(len(images))
         # A nested list is one question with several images; in a flat list each is a question of its own.
         made = self.image_processor(
             images=list(images) if tiled else [list(images)],
@@ -108,7 +106,7 @@ class LlavaOnevision(DynamicResolutionVLM):
         )
 
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
-        if not (self.tiles_every_view or views == 1):
+        if not self._is_tiled(views):
             # One tile of the padded square, and a newline.
             cells = grid(self.patches, self.patches, padded_square(width, height))
             return token_boxes([cells, placeless(1)], width, height)

@@ -7,6 +7,7 @@ area lies between `min_pixels` and `max_pixels` (transformers, models/qwen2_vl, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from semclip_eval.models.base import Prepared
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
-from semclip_eval.models.transformers.transformers_vlm import Views
+from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views
 from semclip_eval.models.transformers.views import require_rgb
 
 # preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct.
@@ -25,40 +26,34 @@ PUBLISHED_MIN_PIXELS = 56 * 56
 PUBLISHED_MAX_PIXELS = 12_845_056
 
 
-class Qwen25VL(DynamicResolutionVLM):
-    """Qwen2.5-VL; the keywords are those of `TransformersVLM` and the bounds of a view's area in pixels.
+@dataclass
+class Qwen25VLConfig(TransformersConfig):
+    """Keys of Qwen2.5-VL.
 
-    `min_pixels`, `max_pixels`: None takes the checkpoint's own (3136 and 12845056 as published: 4 to 16384 visual
-    tokens a view).
+    min_pixels, max_pixels: bounds of a view's area; None takes the checkpoint's own (3136 and 12845056 as published: 4
+    to 16384 visual tokens a view).
     """
+
+    conversation: str = "qwen25_vl"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, value in (("min_pixels", self.min_pixels), ("max_pixels", self.max_pixels)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ConfigError(f"model.{key}={value}: must be a number of pixels, at least 1, or null")
+
+
+class Qwen25VL(DynamicResolutionVLM):
+    """Qwen2.5-VL."""
+
+    Config = Qwen25VLConfig
+    settings: Qwen25VLConfig
 
     model_type = "qwen2_5_vl"
     conversations = ("qwen25_vl",)
     smaller_views = ", a smaller model.max_pixels"
-
-    def __init__(
-        self,
-        name: str,
-        hub_id: str | None,
-        path: str | None = None,
-        revision: str | None = None,
-        load_format: str = "auto",
-        attn: str = "sdpa",
-        conversation: str = "qwen25_vl",
-        device_map: str | None = None,
-        feature_cache_mib: int = 1024,
-        min_pixels: int | None = None,
-        max_pixels: int | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
-    ) -> None:
-        for key, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"model.{key}={value}: must be a number of pixels, at least 1, or null")
-        self.min_pixels, self.max_pixels = min_pixels, max_pixels
-        super().__init__(
-            name, hub_id, path, revision, load_format, attn, conversation, device_map, feature_cache_mib, device, dtype
-        )
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import Qwen2VLImageProcessorPil
@@ -79,8 +74,8 @@ class Qwen25VL(DynamicResolutionVLM):
                     f"{self.name}: the image processor's {key} is {getattr(processor, key)}, the vision tower's "
                     f"{told}; the files do not fit together"
                 )
-        least = self.min_pixels or processor.size["shortest_edge"]
-        most = self.max_pixels or processor.size["longest_edge"]
+        least = self.settings.min_pixels or processor.size["shortest_edge"]
+        most = self.settings.max_pixels or processor.size["longest_edge"]
         side = vision.patch_size * vision.spatial_merge_size
         if most < max(least, side**2):
             raise ConfigError(

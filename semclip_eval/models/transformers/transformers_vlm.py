@@ -43,18 +43,53 @@ class Views:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class TransformersConfig:
+    """The section `model` of a transformers family; a family adds its own keys.
+
+    path: a folder in the published layout, never asks the hub. hub_id: at `revision`, otherwise. load_format: `dummy`
+    gives random weights in the shape of `path`'s config.json or, with no path, of the architecture shipped under
+    `name`. attn: the attention kernel. conversation: how a question is put (`prompts.CONVERSATIONS`). device_map:
+    `auto` shards the layers over all GPUs. feature_cache_mib: how much of what the tower made of overviews is kept (on
+    the device, least recently used going first) for other questions about the image and, in a sweep, for other
+    selectors; 0 keeps nothing. It changes the time and not the answers: where features may be kept, an overview is
+    encoded alone, so that they are the same to the bit whether kept or made anew. Raises ConfigError for a wrong value.
+    """
+
+    name: str
+    hub_id: str | None = None
+    path: str | None = None
+    revision: str | None = None
+    load_format: str = "auto"
+    attn: str = "sdpa"
+    conversation: str = "vicuna_v1"
+    device_map: str | None = None
+    feature_cache_mib: int = 1024
+
+    def __post_init__(self) -> None:
+        require_member("model.load_format", self.load_format, LOAD_FORMATS)
+        require_member("model.attn", self.attn, ATTENTIONS)
+        whole_number("model.feature_cache_mib", self.feature_cache_mib, 0)
+        if self.device_map is not None:
+            require_member("model.device_map", self.device_map, DEVICE_MAPS, "or null")
+            if self.load_format == "dummy":
+                raise ConfigError("model.device_map=auto: random weights are built on one device; set it to null")
+        self.path = None if self.path is None else str(self.path)  # Hydra reads a folder named 2024 as a number
+
+    @property
+    def checkpoint(self) -> weights.Checkpoint:
+        """Where the weights are."""
+        return weights.Checkpoint(self.name, self.hub_id, self.path, self.revision)
+
+
 class TransformersVLM(CachedDecoder):
     """A vision-language model that transformers can build, from a local folder, the hub, or random weights.
 
-    `path`: a folder in the published layout, never asks the hub. `hub_id` at `revision` otherwise.
-    `load_format='dummy'`: random weights in the shape of `path`'s config.json or, with no path, of the architecture
-    shipped under `name`. `device_map='auto'` spreads the layers over all GPUs. `feature_cache_mib`: how much of what
-    the tower made of overviews is kept (on the device, least recently used going first) for other questions about the
-    image and, in a sweep, for other selectors; 0 keeps nothing. It changes the time and not the answers: where features
-    may be kept, an overview passes the tower alone, so that they are the same to the bit whether kept or made anew.
-    Raises ConfigError for a wrong value, ModelError for weights that cannot be had, read or held in memory.
+    config: of the class `Config`; from Python its fields may be given as keywords instead. Raises ConfigError for a
+    wrong value, ModelError for weights that cannot be had, read or held in memory.
     """
 
+    Config: ClassVar[type[TransformersConfig]] = TransformersConfig
     model_type: ClassVar[str]
     conversations: ClassVar[tuple[str, ...]]
     # What makes a view smaller, for the message of a question that exceeds the context.
@@ -68,42 +103,29 @@ class TransformersVLM(CachedDecoder):
 
     def __init__(
         self,
-        name: str,
-        hub_id: str | None,
-        path: str | None,
-        revision: str | None,
-        load_format: str,
-        attn: str,
-        conversation: str,
-        device_map: str | None,
-        feature_cache_mib: int,
-        device: str,
-        dtype: str,
+        config: TransformersConfig | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        **keys: Any,
     ) -> None:
-        require_member("model.load_format", load_format, LOAD_FORMATS)
-        require_member("model.attn", attn, ATTENTIONS)
-        require_member("model.conversation", conversation, self.conversations)
+        config = self.Config(**keys) if config is None else config
+        require_member("model.conversation", config.conversation, self.conversations)
         require_member("run.dtype", dtype, tuple(BYTES_PER_PARAMETER))
-        whole_number("model.feature_cache_mib", feature_cache_mib, 0)
         _require_device(device)
-        _require_attention(attn, dtype, device)
-        if device_map is not None:
-            require_member("model.device_map", device_map, DEVICE_MAPS, "or null")
-            if load_format == "dummy":
-                raise ConfigError("model.device_map=auto: random weights are built on one device; set it to null")
-        path = None if path is None else str(path)  # Hydra reads a folder named 2024 as a number
-        self.name, self.device, self.dtype, self.attention = name, device, dtype, attn
-        self.device_map = device_map
-        self.features, self.keeps_features = FeatureStore(feature_cache_mib), False
-        self.conversation = CONVERSATIONS[conversation]
-        if load_format == "dummy":
-            self._build_dummy(weights.Checkpoint(name, hub_id, path, revision) if path else None)
+        _require_attention(config.attn, dtype, device)
+        self.settings = config
+        self.name, self.device, self.dtype, self.attention = config.name, device, dtype, config.attn
+        self.device_map = config.device_map
+        self.features, self.keeps_features = FeatureStore(config.feature_cache_mib), False
+        self.conversation = CONVERSATIONS[config.conversation]
+        if config.load_format == "dummy":
+            self._build_dummy(config.checkpoint if config.path else None)
         else:
-            self._load(weights.Checkpoint(name, hub_id, path, revision))
+            self._load(config.checkpoint)
         # Nothing here is trained; gradients are taken of attention and features alone.
         self.model.requires_grad_(False)
         self._read_tokens()
-        if load_format == "dummy":
+        if config.load_format == "dummy":
             self.stop_ids = [self.end_id]  # the config's ids are those of the real tokenizer
         self._read_layout()
 
