@@ -145,7 +145,7 @@ def ask(
     (item,) = Pipeline(benchmark, chooser, scheme, relevance, model, run, reads).answer(benchmark.questions())
     if item.error is not None:
         raise item.error if isinstance(item.error, QuestionError) else QuestionError(str(item.error)) from item.error
-    selection, answer, prepared = item.selection, item.answer, item.prepared
+    selection, answer, prepared = item.selection, item.answer, item.pruned or item.prepared
     if selection is None or answer is None or item.selection_input is None:
         raise QuestionError("the question was not answered")
     score = benchmark.score(item.question, answer)

@@ -35,6 +35,18 @@ Results: results/runs.csv (a row a run) and results/PROFILE/BENCHMARK/MODEL/SELE
 
 # How an argument begins that is Hydra's even without `=`: a flag, or an entry taken away or added.
 HYDRAS_OWN = ("-", "~", "+")
+FLAGS_WITH_VALUE = (
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt:
-        _complain("interrupted. Everything done so far is kept; the same command goes on from there.")
+        _print_error("interrupted. Everything done so far is kept; the same command goes on from there.")
         return 130
     except BrokenPipeError:
         # The reader (head, less) went away: nothing left to say, and nothing to say it to.
@@ -54,11 +66,24 @@ def main(arguments: list[str] | None = None) -> int:
 
         if not isinstance(error, SemclipEvalError):
             raise
-        _complain(str(error))
+        _print_error(str(error))
         return error.exit_code
 
 
+def _verb_first(arguments: list[str]) -> list[str]:
+    """The arguments with a verb that stands behind flags (`--config-dir DIR list`) in front."""
+    if not arguments or not arguments[0].startswith("-"):
+        return arguments
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("-"):
+        place += 2 if arguments[place] in FLAGS_WITH_VALUE else 1
+    if place < len(arguments) and arguments[place] in _verbs():
+        return [arguments[place], *arguments[:place], *arguments[place + 1 :]]
+    return arguments
+
+
 def _dispatch(arguments: list[str]) -> int:
+    arguments = _verb_first(arguments)
     if not arguments or arguments[0][0:1] in HYDRAS_OWN or "=" in arguments[0]:
         if any(argument in ("--help", "-h") for argument in arguments):
             from semclip_eval.listing import GROUPS
@@ -78,7 +103,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in verbs:
         from semclip_eval.components import did_you_mean
 
-        _complain(
+        _print_error(
             f"{verb!r} is no verb.{did_you_mean(verb, verbs)} Verbs: {', '.join(verbs)}; a run takes overrides such as "
             "benchmark=vstar (see --help)."
         )
@@ -133,10 +158,10 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
     }
 
 
-def _complain(text: str) -> None:
-    from semclip_eval.console import complain
+def _print_error(text: str) -> None:
+    from semclip_eval.console import print_error
 
-    complain(text)
+    print_error(text)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ def warn(text: str) -> None:
     err.print(text, style="yellow", highlight=False, soft_wrap=True)
 
 
-def complain(text: str) -> None:
-    """Why the command ends here."""
+def print_error(text: str) -> None:
+    """Print the message that ends the command."""
     err.print(f"semclip-eval: {text}", style="red", highlight=False, soft_wrap=True)
 
 

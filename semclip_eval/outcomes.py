@@ -65,7 +65,7 @@ class Outcomes:
         from hydra.types import RunMode
         from omegaconf import OmegaConf
 
-        from semclip_eval.console import complain, notice
+        from semclip_eval.console import notice, print_error
         from semclip_eval.run import execute
 
         plain: Any = OmegaConf.to_container(config, resolve=True)
@@ -79,10 +79,10 @@ class Outcomes:
             if is_sweep:
                 notice(f"not applicable: {error}")
             else:
-                complain(str(error))
+                print_error(str(error))
             self._fail(plain, str(error), error.exit_code, applicable=not is_sweep)
         except SemclipEvalError as error:
-            complain(str(error))
+            print_error(str(error))
             self._fail(plain, str(error), error.exit_code)
         except Exception as error:
             if not is_sweep:
@@ -106,7 +106,7 @@ class Outcomes:
         A sweep of which a part was done ran and failed, whatever was wrong with the rest; a job that does not apply is
         no failure, unless nothing else was asked for.
         """
-        from semclip_eval.console import complain, out
+        from semclip_eval.console import out, print_error
         from semclip_eval.results.sweep_table import Failure, sweep_tables
 
         if not self.jobs and SweepFolder.path is not None:
@@ -121,11 +121,11 @@ class Outcomes:
                     out.print()
                 out.print(table)
         if self.lost:
-            complain(f"the launcher lost jobs ({self.lost}); the same command goes on from what is done.")
+            print_error(f"the launcher lost jobs ({self.lost}); the same command goes on from what is done.")
         if self.jobs > 1 and failed:
-            complain(f"{len(failed)} of {self.jobs} jobs failed:")
+            print_error(f"{len(failed)} of {self.jobs} jobs failed:")
             for failure in failed:
-                complain(f"{failure.label}: {failure.message}")
+                print_error(f"{failure.label}: {failure.message}")
         if finished or self.lost:
             return RunFailed.exit_code if failed or self.lost else 0
         return max(self.exit_codes, default=0)

@@ -22,7 +22,7 @@ from semclip_eval.console import notice, out
 from semclip_eval.errors import ConfigError, DataError, QuestionError
 from semclip_eval.files import read_json, read_yaml
 from semclip_eval.results.comparison import CONFIG, Pair, Run, differing, paired, read_run
-from semclip_eval.results.records import SAMPLES, hold, rewrite_samples, write_atomically
+from semclip_eval.results.records import SAMPLES, lock, rewrite_samples, write_atomically
 from semclip_eval.results.sessions import ENVIRONMENT, write_environment
 from semclip_eval.results.summary import (
     SUMMARY,
@@ -82,11 +82,11 @@ def rescore(folder: Path, overrides: Sequence[str]) -> tuple[Run, Run]:
             "protocol": after.described_protocol,
             **accuracy_row(records, after.units),
         }
-        with hold(target):
+        with lock(target):
             write_atomically(target / CONFIG, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
             write_environment(target, {**environment, "code": code, "rescored_from": str(old.row["run_id"])})
             rewrite_samples(target, records)
-            write_run(target, row, category_rows(records, identity, after), after.measure_names)
+            write_run(target, row, category_rows(records, identity, after), after.metric_names)
     output = target.parents[4] if len(target.parents) > 4 else target.parent
     write_roll_up(output)
     return old, read_run(target)

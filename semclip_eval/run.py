@@ -26,7 +26,7 @@ from semclip_eval.errors import ConfigError, DataError, RunFailed
 from semclip_eval.measure.stages import reset_peak_memory
 from semclip_eval.modes import Mode, mode_of
 from semclip_eval.plan import Plan, make_plan
-from semclip_eval.results.records import Record, SampleWriter, hold, read_samples, rewrite_samples, write_atomically
+from semclip_eval.results.records import Record, SampleWriter, lock, read_samples, rewrite_samples, write_atomically
 from semclip_eval.results.sessions import add_earlier_sessions, begin_session, write_environment
 from semclip_eval.results.summary import (
     SUMMARY,
@@ -52,7 +52,7 @@ def execute(config: Mapping[str, Any]) -> Path:
     plan = make_plan(config)
     for text in plan.notices:
         notice(text)
-    with hold(plan.folder):
+    with lock(plan.folder):
         if _finished(plan):
             notice(f"This run is finished already; nothing is asked again: {plan.folder}")
         else:
@@ -121,7 +121,7 @@ def _ask_what_is_left(plan: Plan) -> None:
         **source.measured(plan.run.device),
     }
     row = summary_row(plan, mode, records, environment, cost)
-    write_run(plan.folder, row, category_rows(records, plan.run_id, plan.benchmark), plan.benchmark.measure_names)
+    write_run(plan.folder, row, category_rows(records, plan.run_id, plan.benchmark), plan.benchmark.metric_names)
     environment["sessions"][-1] |= source.notes()
     write_environment(plan.folder, environment)
     _report_truncation(source.relevance)

@@ -103,7 +103,7 @@ class ComputedVLM(VLM):
 
     def prepare(self, request: Request) -> Any:
         pixels = hashlib.sha256(b"".join(image.tobytes() for image in request.images)).hexdigest()
-        return Prepared(pixels, request.prompt, 10 * len(request.images), len(request.prompt.text.split()))
+        return ModelInputs(pixels, request.prompt, 10 * len(request.images), len(request.prompt.text.split()))
 
     def encode(self, batch: Sequence[Any]) -> None:
         time.sleep(self.delay_s)
@@ -123,7 +123,7 @@ class ComputedVLM(VLM):
         return Answer(option_losses=tuple(losses))
 
 
-class Prepared:
+class ModelInputs:
     """What `ComputedVLM` keeps of a request."""
 
     def __init__(self, pixels: str, prompt: Prompt, visual_tokens: int, text_tokens: int) -> None:

@@ -18,7 +18,7 @@ from semclip_eval import cli
 from semclip_eval.errors import ConfigError, DataError, SemclipEvalError
 from semclip_eval.files import read_json, read_text, read_yaml, shown
 from semclip_eval.results.comparison import compare
-from semclip_eval.results.records import hold, read_samples
+from semclip_eval.results.records import lock, read_samples
 from semclip_eval.results.summary import read_rows, read_summary, write_roll_up
 from semclip_eval.run import execute
 from tests.fakes import ComputedVLM, config
@@ -168,7 +168,7 @@ def test_a_disk_that_is_full_is_said_as_such(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    with pytest.raises(ConfigError, match="Free the disk"), hold(tmp_path / "run"):
+    with pytest.raises(ConfigError, match="Free the disk"), lock(tmp_path / "run"):
         pass
 
 

@@ -11,9 +11,15 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, LlavaForConditionalGeneration
 
+from semclip_eval.answers.pipeline import Pipeline
+from semclip_eval.config import RunConfig
+from semclip_eval.crops import Grid
+from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.mini import weights_folder
 from semclip_eval.models.transformers.llava import Llava15
-from semclip_eval.types import Prompt, Request
+from semclip_eval.selectors.base import Selector, overview
+from semclip_eval.types import Kept, Prompt, Request, Selection
+from tests.fakes import DrawnBenchmark
 from tests.family_insight import check_insight, check_token_boxes
 from tests.llava_small import save_llama_style, save_qwen_style
 
@@ -108,3 +114,65 @@ def test_an_answer_does_not_depend_on_who_else_is_asked() -> None:
         (alone,) = vlm.attention_rows([prepared], [1], "text")
         torch.testing.assert_close(rows.weights, alone.weights, atol=1e-5, rtol=0)
         assert vlm.confidence([prepared])[0] == pytest.approx(value, abs=1e-5)
+
+
+def test_what_cannot_be_looked_at_is_said() -> None:
+    vlm = Llava15(name="mini", hub_id=None, path="mini://vlm")
+    seen = vlm.prepare(Request((Image.new("RGB", (60, 60)),), Prompt("Is it?", ("yes", "no"))))
+    blind = vlm.prepare(Request((), Prompt("Is it?", ("yes", "no"))))
+    for call in (lambda: vlm.attention_rows([seen], [], "last"), lambda: vlm.value_vectors([seen], [])):
+        with pytest.raises(ConfigError, match="no layer"):
+            call()
+    with pytest.raises(ConfigError, match="query=first"):
+        vlm.attention_rows([seen], [0], "first")
+    with pytest.raises(QuestionError, match="views"):
+        vlm.gradients([blind], "entropy", [0], features=True)
+    assert vlm.attention_rows([], [0], "last") == vlm.value_vectors([], [0]) == vlm.gradients([], "entropy") == []
+
+
+def test_probing_many_crops_does_not_fill_the_memory_within_a_block() -> None:
+    vlm = Llava15(name="mini", hub_id=None, path="mini://vlm", feature_cache_mib=1)
+    vlm.begin_block(keep=True)
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        crop = Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+        vlm.confidence([vlm.prepare(Request((crop,), Prompt("Is it?", ("yes", "no"))))])
+        assert vlm.features._size <= vlm.features.limit
+    assert 0 < len(vlm.features) < 40
+
+
+class EverySecondToken(Selector):
+    """The overview, and of its tokens every second one."""
+
+    name = "every_second"
+    needs = frozenset({"prune"})
+
+    def select(self, inputs: Any, tools: Any) -> list[Selection]:
+        return [Selection((overview(item.image),)) for item in inputs]
+
+    def prune(self, inputs: Any, tools: Any) -> list[Kept | None]:
+        return [Kept((tuple(range(0, len(pruning.boxes[0].boxes), 2)),)) for pruning in inputs]
+
+
+class TightLlava(Llava15):
+    """Has no memory for two prompts at once."""
+
+    def prefill(self, batch: Any, features: Any) -> Any:
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().prefill(batch, features)
+
+
+def test_a_batch_that_fails_after_pruning_is_asked_again_from_the_whole_prompts() -> None:
+    benchmark = DrawnBenchmark(count=4, protocol="likelihood")
+    records = {}
+    for kind in (TightLlava, Llava15):
+        vlm = kind(name="mini", hub_id=None, path="mini://vlm")
+        run = RunConfig(device="cpu", dtype="float32", batch_size=4)
+        pipeline = Pipeline(benchmark, EverySecondToken(), Grid("grid", 2, 2), None, vlm, run)
+        records[kind] = pipeline.ask(benchmark.questions())
+    for tight, roomy in zip(records[TightLlava], records[Llava15], strict=True):
+        assert tight.error is None
+        assert (tight.visual_tokens, tight.encoded_tokens) == (roomy.visual_tokens, roomy.encoded_tokens) == (25, 49)
+        assert tight.kept == roomy.kept == [list(range(0, 49, 2))]
+        assert tight.option_losses == pytest.approx(roomy.option_losses, abs=1e-4)

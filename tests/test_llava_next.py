@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.models.transformers.llava_next import LlavaNext
@@ -203,3 +204,11 @@ def test_what_it_tells_a_selector_equals_plain_transformers(vlm, reference):
 
 def test_its_tokens_have_places(vlm):
     check_token_boxes(vlm, [(400, 300), (90, 340), (500, 120), (64, 64), (333, 777)])
+
+
+def test_a_view_of_one_pixel_row_has_as_many_places_as_tokens(vlm):
+    for size in ((779, 3), (356, 3), (3, 779), (1, 400), (400, 1), (1, 1)):
+        prepared = vlm.prepare(Request((Image.new("RGB", size),), Prompt("?", max_new_tokens=1), prunes=True))
+        (boxes,) = vlm.token_boxes([size])
+        assert len(boxes.boxes) == prepared.visual_tokens, size
+        assert [len(view.features) for view in vlm.encode([prepared])[0]] == [prepared.visual_tokens], size

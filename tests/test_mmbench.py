@@ -239,7 +239,7 @@ def test_circular_eval_against_the_reference(data: st.DataObject) -> None:
     units = benchmark.units([item for item in records if item["status"] != "error"])
     assert (sum(value for value, _ in units) / len(units) if units else None) == circular
     assert len({cluster for _, cluster in units}) == len(units)
-    assert benchmark.measures([item for item in records if item["status"] != "error"])["plain_accuracy"] == plain
+    assert benchmark.metrics([item for item in records if item["status"] != "error"])["plain_accuracy"] == plain
 
 
 @pytest.mark.parametrize("limit", [1, 4, 5, 8, 11])

@@ -542,7 +542,7 @@ class GroupedBenchmark(DrawnBenchmark):
     """Questions by subject, three of which are one score, with two measures: a fraction and a count."""
 
     breakdowns = ("subject",)
-    measure_names = ("plain_accuracy", "points")
+    metric_names = ("plain_accuracy", "points")
 
     def _question(self, index: int) -> Question:
         question = super()._question(index)
@@ -555,7 +555,7 @@ class GroupedBenchmark(DrawnBenchmark):
             groups.setdefault(record["cluster"], []).append(record["score"])
         return [(max(scores), cluster) for cluster, scores in groups.items()]
 
-    def measures(self, records: Any) -> dict[str, float | None]:
+    def metrics(self, records: Any) -> dict[str, float | None]:
         right = sum(record["score"] for record in records)
         return {"plain_accuracy": right / len(records), "points": 100 * right}
 

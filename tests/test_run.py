@@ -21,7 +21,7 @@ from semclip_eval.errors import ConfigError, DataError, RunFailed
 from semclip_eval.plan import make_plan
 from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.results.columns import SUMMARY_NAMES
-from semclip_eval.results.records import SampleWriter, hold, read_samples
+from semclip_eval.results.records import SampleWriter, lock, read_samples
 from semclip_eval.results.summary import read_rows
 from semclip_eval.run import execute
 from semclip_eval.selectors.base import SelectionInput, Selector, overview
@@ -241,7 +241,7 @@ def test_interrupted_it_keeps_everything_and_returns_130(tmp_path):
 
 
 def test_a_run_folder_that_is_held_is_refused(tmp_path):
-    with hold(make_plan(config(tmp_path)).folder), pytest.raises(ConfigError, match="held by another process"):
+    with lock(make_plan(config(tmp_path)).folder), pytest.raises(ConfigError, match="held by another process"):
         execute(config(tmp_path))
     execute(config(tmp_path))
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -22,7 +22,7 @@ class Circular(Benchmark):
 
     name, protocol, protocols = "circular", "letter", ("letter",)
     breakdowns = ("subject",)
-    measure_names = ("plain",)
+    metric_names = ("plain",)
 
     def questions(self) -> list[Question]:
         return []
@@ -39,7 +39,7 @@ class Circular(Benchmark):
             groups.setdefault(record["cluster"], []).append(record["score"])
         return [(min(scores), cluster) for cluster, scores in groups.items()]
 
-    def measures(self, records):
+    def metrics(self, records):
         return {"plain": sum(record["score"] for record in records) / len(records) if records else None}
 
 
@@ -140,6 +140,8 @@ def test_without_clusters_a_limit_is_exact(limit):
     assert len(stratified_limit(questions, limit, 0)) == limit
 
 
+@example("\r")
+@example("a\rb\r\nc")
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0")))
 def test_no_cell_begins_like_a_formula_and_every_text_comes_back(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("csv") / "rows.csv"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semclip_eval.scoring.yes_no import NO, OPTIONS, YES, parse_officially, parse_yes_no, yes_no_measures
+from semclip_eval.scoring.yes_no import NO, OPTIONS, YES, parse_officially, parse_yes_no, yes_no_metrics
 
 READ_YES = [
     "Yes",
@@ -216,7 +216,7 @@ def test_measures_are_those_of_a_naive_count(pairs: list[tuple[str, str | None]]
         {"truth": OPTIONS.index(truth), "choice": None if said is None else OPTIONS.index(said)}
         for truth, said in pairs
     ]
-    found, expected = yes_no_measures(records), naive_measures(pairs)
+    found, expected = yes_no_metrics(records), naive_measures(pairs)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name] == (None if value is None else pytest.approx(value))
@@ -224,9 +224,9 @@ def test_measures_are_those_of_a_naive_count(pairs: list[tuple[str, str | None]]
 
 def test_a_zero_denominator_is_not_measured_rather_than_zero() -> None:
     never_yes = [{"truth": YES, "choice": NO}, {"truth": NO, "choice": NO}]
-    assert yes_no_measures(never_yes) == {"precision": None, "recall": 0.0, "f1": 0.0, "yes_ratio": 0.0}
+    assert yes_no_metrics(never_yes) == {"precision": None, "recall": 0.0, "f1": 0.0, "yes_ratio": 0.0}
     no_yes_question = [{"truth": NO, "choice": YES}]
-    assert yes_no_measures(no_yes_question) == {"precision": 0.0, "recall": None, "f1": None, "yes_ratio": 1.0}
+    assert yes_no_metrics(no_yes_question) == {"precision": 0.0, "recall": None, "f1": None, "yes_ratio": 1.0}
     nothing_read = [{"truth": YES, "choice": None}]
-    assert yes_no_measures(nothing_read) == {"precision": None, "recall": 0.0, "f1": 0.0, "yes_ratio": None}
-    assert set(yes_no_measures([]).values()) == {None}
+    assert yes_no_metrics(nothing_read) == {"precision": None, "recall": 0.0, "f1": 0.0, "yes_ratio": None}
+    assert set(yes_no_metrics([]).values()) == {None}

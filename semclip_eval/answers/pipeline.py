@@ -26,7 +26,7 @@ from semclip_eval.selectors.tools import VLM_NEEDS, SelectorVLM, Tools
 from semclip_eval.types import Box, Cost, Question, Request
 
 if TYPE_CHECKING:
-    from semclip_eval.models.base import VLM, Prepared
+    from semclip_eval.models.base import VLM, ModelInputs
 
 T = TypeVar("T")
 
@@ -158,7 +158,7 @@ class Pipeline:
         for item, answer in zip(items, answers, strict=True):
             item.answer = answer
 
-    def _prune(self, items: list[Item], batch: list[Prepared], features: Any) -> tuple[list[Prepared], Any]:
+    def _prune(self, items: list[Item], batch: list[ModelInputs], features: Any) -> tuple[list[ModelInputs], Any]:
         """The batch with the visual tokens that the selector keeps."""
         inputs = [
             PruneInput(
@@ -172,7 +172,7 @@ class Pipeline:
         kept = self.selector.prune(inputs, self.tools)
         batch, features = self.vlm.prune(batch, features, kept)
         for item, prepared, choice in zip(items, batch, kept, strict=True):
-            item.prepared, item.kept = prepared, choice
+            item.pruned, item.kept = prepared, choice
         return batch, features
 
     def _stage(self, name: str) -> AbstractContextManager[None]:

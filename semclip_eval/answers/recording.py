@@ -21,21 +21,25 @@ from semclip_eval.selectors.base import SelectionInput
 from semclip_eval.types import Answer, Box, Kept, Prompt, Question, Score, Selection, TraceStep, View
 
 if TYPE_CHECKING:
-    from semclip_eval.models.base import Prepared
+    from semclip_eval.models.base import ModelInputs
 
 Latencies = Callable[[int | None], dict[str, float] | None]
 
 
 @dataclass
 class Item:
-    """One question on its way: each stage fills in its part, or `error` ends the way."""
+    """One question on its way: each stage fills in its part, or `error` ends the way.
+
+    `pruned` is the prompt with only the `kept` visual tokens; `prepared` stays whole, so that a stage can be repeated.
+    """
 
     question: Question
     image: Image.Image | None = None
     prompt: Prompt | None = None
     selection_input: SelectionInput | None = None
     selection: Selection | None = None
-    prepared: Prepared | None = None
+    prepared: ModelInputs | None = None
+    pruned: ModelInputs | None = None
     kept: Kept | None = None
     answer: Answer | None = None
     error: Exception | None = field(default=None, repr=False)
@@ -64,7 +68,7 @@ def record_of(item: Item, benchmark: Benchmark, is_scored: bool, latencies: Late
         except Exception as error:
             item.fail(error)
     record = _written(item, score, benchmark, latencies)
-    for part in ("answer", "selection", "prepared"):
+    for part in ("answer", "selection", "pruned", "prepared"):
         place = not_finite(dataclasses.asdict(record))
         if place is None:
             break
@@ -77,7 +81,7 @@ def record_of(item: Item, benchmark: Benchmark, is_scored: bool, latencies: Late
 
 def _written(item: Item, score: Score | None, benchmark: Benchmark, latencies: Latencies) -> Record:
     question = item.question
-    answer, selection, prepared = item.answer, item.selection, item.prepared
+    answer, selection, prepared = item.answer, item.selection, item.pruned or item.prepared
     losses = answer.option_losses if answer else None
     new_tokens = answer.new_tokens if answer else None
     return Record(
@@ -189,12 +193,12 @@ def _rounded(score: float | None) -> float | None:
     return None if score is None else round(score, 6)
 
 
-def _encoded_tokens(*sources: Prepared | Answer | None) -> int | None:
+def _encoded_tokens(*sources: ModelInputs | Answer | None) -> int | None:
     """Visual tokens that the vision encoder made, whether or not the language model read them."""
     pruned = _count("encoded_tokens", *sources)
     return pruned if pruned is not None else _count("visual_tokens", *sources)
 
 
-def _count(name: str, *sources: Prepared | Answer | None) -> int | None:
+def _count(name: str, *sources: ModelInputs | Answer | None) -> int | None:
     """The prompt's tokens, counted when it was prepared or, by a server, when it was answered."""
     return next((count for source in sources if (count := getattr(source, name, None)) is not None), None)

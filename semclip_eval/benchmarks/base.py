@@ -24,7 +24,7 @@ class Benchmark(ABC):
     differs. metric: what the mean of the scores is called. dataset_revision: a Hub commit or `local:` and a hash of the
     content. notices: what the user should read before the run (fewer questions than published, for instance).
     has_boxes: whether the questions carry `target_boxes`. breakdowns: names of question tags that get rows of their own
-    in `categories.csv` beside those by category. measure_names: what `measures` gives. keeps_clusters_together: whether
+    in `categories.csv` beside those by category. metric_names: what `measures` gives. keeps_clusters_together: whether
     a limit takes whole clusters only (the rotations of one question). `dataset_revision` and `notices` are known once
     `questions` has been called.
     """
@@ -40,7 +40,7 @@ class Benchmark(ABC):
     notices: list[str]
     has_boxes: bool = False
     breakdowns: tuple[str, ...] = ()
-    measure_names: tuple[str, ...] = ()
+    metric_names: tuple[str, ...] = ()
     keeps_clusters_together: bool = False
 
     def __init__(self) -> None:
@@ -72,15 +72,15 @@ class Benchmark(ABC):
         return 1 / len(question.options) if question.options else None
 
     def units(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-        """What the accuracy is the mean of: a value in [0, 1] and its cluster, by default one for each scored record.
+        """The scoring units that accuracy averages: a value in [0, 1] and its cluster, by default one a scored record.
 
         A benchmark whose unit is not the single question (all rotations of a question must be right) says so here.
         Where several units share a cluster, the interval counts clusters, else it is Wilson's.
         """
         return [(record["score"], record["cluster"]) for record in records if record["score"] is not None]
 
-    def measures(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """Further numbers for a row of `categories.csv`, one for each of `measure_names` (precision, recall, F1)."""
+    def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """Further numbers for a row of `categories.csv`, one for each of `metric_names` (precision, recall, F1)."""
         return {}
 
 

@@ -41,7 +41,7 @@ class HRBench(TableBenchmark):
     splits = tuple(FILES)
     protocols = ("letter",)
     breakdowns = ("cycle",)
-    measure_names = ("cycle_average",)
+    metric_names = ("cycle_average",)
     keeps_clusters_together = True
 
     def __init__(
@@ -67,7 +67,7 @@ class HRBench(TableBenchmark):
         """1 for the right option in this order, else 0."""
         return score_choice(question, answer)
 
-    def measures(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """`cycle_average`: the mean of the accuracies by cycle (lmms-eval, `hrbench_aggregate_results`)."""
         cycles: dict[str, list[float]] = {}
         for record in records:

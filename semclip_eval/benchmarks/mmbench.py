@@ -45,7 +45,7 @@ class MMBench(TableBenchmark):
     protocols = ("letter",)
     metric = "circular_accuracy"
     breakdowns = ("L2-category",)
-    measure_names = ("plain_accuracy",)
+    metric_names = ("plain_accuracy",)
     keeps_clusters_together = True
     published = Published(
         files=("en/dev-*.parquet",),
@@ -92,7 +92,7 @@ class MMBench(TableBenchmark):
             if len(members) == int(members[0]["tags"]["rotations"])
         ]
 
-    def measures(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """`plain_accuracy`: the part of the rows (rotations) that are right."""
         scores = [record["score"] for record in records if record["score"] is not None]
         return {"plain_accuracy": sum(scores) / len(scores) if scores else None}

@@ -18,7 +18,7 @@ from semclip_eval.benchmarks.table_benchmark import SHORT, TableBenchmark
 from semclip_eval.benchmarks.table_files import matching
 from semclip_eval.benchmarks.tables import Published, Table
 from semclip_eval.errors import DataError, QuestionError
-from semclip_eval.scoring.yes_no import OPTIONS, parse_officially, parse_yes_no, yes_no_measures
+from semclip_eval.scoring.yes_no import OPTIONS, parse_officially, parse_yes_no, yes_no_metrics
 from semclip_eval.types import Answer, Prompt, Question, Score
 
 # In the order of the published table.
@@ -38,7 +38,7 @@ class Pope(TableBenchmark):
     splits = ("test",)
     protocols = ("yes_no",)
     parsers = ("strict", "official")
-    measure_names = ("precision", "recall", "f1", "yes_ratio", "category_mean_f1")
+    metric_names = ("precision", "recall", "f1", "yes_ratio", "category_mean_f1")
     published = Published(
         files=("data/test-*.parquet",),
         columns=("question_id", "question", "answer", "image_source", "category"),
@@ -59,8 +59,8 @@ class Pope(TableBenchmark):
             return Score(0.0, status="unparsed", reason=said.how)
         return Score(float(said.option == question.truth), choice=said.option)
 
-    def measures(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """`yes_no_measures`, and where the records are of several categories the mean of the categories' F1.
+    def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """`yes_no_metrics`, and where the records are of several categories the mean of the categories' F1.
 
         That mean is what LLaVA's paper gives as POPE (85.9 for LLaVA-1.5-7B). None where a category has no F1.
         """
@@ -68,9 +68,9 @@ class Pope(TableBenchmark):
         by_category: dict[str, list[Mapping[str, Any]]] = {}
         for record in scored:
             by_category.setdefault(record["category"], []).append(record)
-        scores = [score for members in by_category.values() if (score := yes_no_measures(members)["f1"]) is not None]
+        scores = [score for members in by_category.values() if (score := yes_no_metrics(members)["f1"]) is not None]
         complete = len(by_category) > 1 and len(scores) == len(by_category)
-        return {**yes_no_measures(scored), "category_mean_f1": statistics.fmean(scores) if complete else None}
+        return {**yes_no_metrics(scored), "category_mean_f1": statistics.fmean(scores) if complete else None}
 
     def _read(self) -> list[Question]:
         table = self._table(self._layout())

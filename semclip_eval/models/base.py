@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class ModelInputs:
     """One question, ready for the device. Made on the CPU; holds nothing of the model, so a worker thread may make it.
 
     `pixel_values` is a float32 torch tensor: (views, 3, height, width) for LLaVA-1.5, for other families what their
@@ -45,8 +45,8 @@ class VLM(ABC):
 
     A batch may mix numbers of views, text lengths, and generated with scored answers; an answer does not depend on
     what else is in its batch (option losses agree within 1e-4 in float32). `attention` names the kernel, `dtype` is
-    'float32' | 'bfloat16' | 'float16', `context_length` is in tokens. `stages` are those that the model really has, the
-    others are not timed; `is_served` says that it runs elsewhere, on a device and in a number format of its own.
+    'float32' | 'bfloat16' | 'float16', `context_length` is in tokens. `stages` are timed
+    separately. `is_served`: remote, so device and dtype are unknown.
     `capabilities` are what it offers to selectors beyond answering (`insight.CAPABILITIES`); the methods of those that
     it lacks raise ConfigError. `layers` is the number of layers of the language model, for selectors that name some.
     """
@@ -71,7 +71,7 @@ class VLM(ABC):
         return {}
 
     @abstractmethod
-    def prepare(self, request: Request) -> Prepared:
+    def prepare(self, request: Request) -> ModelInputs:
         """Preprocess the views and tokenise the prompt; safe in a worker thread.
 
         Raises QuestionError where views + text + answer exceed the context, with the arithmetic.
@@ -95,15 +95,15 @@ class VLM(ABC):
         """Memory ran out: let go of everything that was kept for later questions. Changes no answer."""
 
     @abstractmethod
-    def encode(self, batch: Sequence[Prepared]) -> Any:
+    def encode(self, batch: Sequence[ModelInputs]) -> Any:
         """The 'vision' stage: for each question a list with the `ViewTokens` of each view.
 
         A model without the capability `prune` may return what its own `prefill` reads.
         """
 
     def prune(
-        self, batch: Sequence[Prepared], features: Any, kept: Sequence[Kept | None]
-    ) -> tuple[list[Prepared], Any]:
+        self, batch: Sequence[ModelInputs], features: Any, kept: Sequence[Kept | None]
+    ) -> tuple[list[ModelInputs], Any]:
         """The 'prune' stage: the batch and its features with only the kept visual tokens; None keeps all.
 
         Tokens of the prompt that belong to a dropped one alone (a newline at the end of a row of dropped tokens) are
@@ -119,7 +119,7 @@ class VLM(ABC):
         """
         raise self._cannot("prune")
 
-    def confidence(self, batch: Sequence[Prepared]) -> list[float]:
+    def confidence(self, batch: Sequence[ModelInputs]) -> list[float]:
         """Probability of the first continuation against the second at the first answer position, one a prompt.
 
         Prompts with two continuations each (`Prompt.continuations=("Yes", "No")`): the softmax over the two logits of
@@ -128,7 +128,7 @@ class VLM(ABC):
         """
         raise self._cannot("confidence")
 
-    def attention_rows(self, batch: Sequence[Prepared], layers: Sequence[int], query: Query) -> list[AttentionRows]:
+    def attention_rows(self, batch: Sequence[ModelInputs], layers: Sequence[int], query: Query) -> list[AttentionRows]:
         """One prefill a prompt; the attention of some of its tokens in some layers.
 
         query: `last` (the prompt's last token) or `text` (all tokens after the last visual one). layers: 0-based.
@@ -136,7 +136,7 @@ class VLM(ABC):
         raise self._cannot("attention")
 
     def gradients(
-        self, batch: Sequence[Prepared], target: Target, layers: Sequence[int] = (), features: bool = False
+        self, batch: Sequence[ModelInputs], target: Target, layers: Sequence[int] = (), features: bool = False
     ) -> list[Gradients]:
         """Gradients of one scalar a prompt with respect to attention in `layers` and, where asked, to the features.
 
@@ -145,7 +145,7 @@ class VLM(ABC):
         """
         raise self._cannot("gradients")
 
-    def value_vectors(self, batch: Sequence[Prepared], layers: Sequence[int]) -> list[Values]:
+    def value_vectors(self, batch: Sequence[ModelInputs], layers: Sequence[int]) -> list[Values]:
         """One prefill a prompt; the value vectors of its visual tokens and of the text after them."""
         raise self._cannot("values")
 
@@ -157,18 +157,18 @@ class VLM(ABC):
         )
 
     @abstractmethod
-    def prefill(self, batch: Sequence[Prepared], features: Any) -> Any:
+    def prefill(self, batch: Sequence[ModelInputs], features: Any) -> Any:
         """The 'prefill' stage: one forward over the prompts. Returns the state that `decode` uses up."""
 
     @abstractmethod
-    def decode(self, batch: Sequence[Prepared], state: Any, ignore_end_token: bool = False) -> list[Answer]:
+    def decode(self, batch: Sequence[ModelInputs], state: Any, ignore_end_token: bool = False) -> list[Answer]:
         """The 'decode' stage: greedy tokens, or the options' losses over the shared cache; in the batch's order.
 
         `state` serves one call, which grows its cache in place. With `ignore_end_token`, generation always makes
         `max_new_tokens` tokens (latency mode).
         """
 
-    def answer(self, batch: Sequence[Prepared]) -> list[Answer]:
+    def answer(self, batch: Sequence[ModelInputs]) -> list[Answer]:
         """The three stages in order."""
         features = self.encode(batch)
         return self.decode(batch, self.prefill(batch, features))

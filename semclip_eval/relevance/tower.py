@@ -34,7 +34,7 @@ class TowerOwner(Protocol):
     def vision_tower(self) -> Any:
         """The CLIPVisionModel's inner transformer of transformers."""
 
-    def look(
+    def embed_views(
         self, images: Sequence[Image.Image], head: Callable[[torch.Tensor], torch.Tensor], space: str
     ) -> torch.Tensor:
         """Embeddings (images, dimension) that `head` makes of the tower's last hidden states (images, tokens, width).
@@ -92,7 +92,10 @@ class TowerRelevance(Relevance):
         self._vlm = None
 
     def load(self) -> None:
-        """Load the text tower and the head, once. CLIP's image transformer, there to be compared, leaves the device."""
+        """Load the text tower and the head, once.
+
+        CLIP's own image transformer moves to the CPU; only the weight check uses it.
+        """
         if self._visual is not None:
             return
         self._clip.load()
@@ -110,7 +113,7 @@ class TowerRelevance(Relevance):
         """Look through this VLM's tower from now on."""
         if vlm is self._vlm:
             return
-        if not hasattr(vlm, "look"):
+        if not hasattr(vlm, "embed_views"):
             raise ConfigError(
                 f"psi={self.name}: model={vlm.name} offers no CLIP tower to look through; choose a llava15 model, or "
                 "psi=clip_vit_l_14_336 with a tower of its own."
@@ -120,7 +123,7 @@ class TowerRelevance(Relevance):
         self._vlm = vlm
 
     def score(self, requests: Sequence[RelevanceRequest]) -> list[tuple[float, ...]]:
-        """Cosines in [-1, 1], one a box. All crops of a request pass the tower together, whatever else is asked."""
+        """Cosines in [-1, 1], one a box. All crops of a request are encoded together, whatever else is asked."""
         if self._vlm is None:
             raise RuntimeError("attach(vlm) comes before score")
         texts = list(dict.fromkeys(request.text for request in requests))
@@ -129,7 +132,7 @@ class TowerRelevance(Relevance):
         for request in requests:
             crops = [request.image.crop(box) for box in request.boxes]
             text = text_embeddings[request.text]
-            scores.append(tuple((self._vlm.look(crops, self._head, space) @ text).tolist()) if crops else ())
+            scores.append(tuple((self._vlm.embed_views(crops, self._head, space) @ text).tolist()) if crops else ())
         return scores
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:

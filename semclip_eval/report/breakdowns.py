@@ -102,7 +102,7 @@ def measure_table(comparison: Comparison, rows: Sequence[Line]) -> Table | None:
 
     The CSV has every row of every breakdown. None for a benchmark without measures and in latency mode.
     """
-    names = list(dict.fromkeys(name for line in rows for name in line.run.measure_names))
+    names = list(dict.fromkeys(name for line in rows for name in line.run.metric_names))
     if not names or comparison.shared("mode") == "latency":
         return None
     footnotes = Footnotes()

@@ -16,7 +16,7 @@ from semclip_eval.results.summary import (
     CATEGORIES,
     ROLL_UP,
     SUMMARY,
-    measure_columns,
+    metric_columns,
     read_rows,
 )
 
@@ -59,9 +59,9 @@ class FinishedRun:
         return self.breakdowns.get("category", ())
 
     @property
-    def measure_names(self) -> list[str]:
+    def metric_names(self) -> list[str]:
         """The benchmark's own measures, columns of every breakdown."""
-        return measure_columns(self.breakdowns["all"])
+        return metric_columns(self.breakdowns["all"])
 
     @property
     def kind(self) -> str:

@@ -251,7 +251,7 @@ def paired(reference: Run, other: Run) -> Pair:
 
 
 def _clustered(record: Record) -> Record:
-    """The record with what it is resampled with: questions about one image rise and fall together."""
+    """Record with its cluster (scores on one image are correlated)."""
     return {**record, "cluster": str(record["cluster"] or record.get("image_id") or "")}
 
 

@@ -72,7 +72,7 @@ class Record:
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """One line of JSON, readable where the text is; half a surrogate pair, which no file can hold, is escaped."""
+    """One line of JSON, readable where the text is; half a surrogate pair, which no file can lock, is escaped."""
     line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         line.encode()
@@ -82,7 +82,7 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def hold(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
+def lock(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
     """Make the folder if need be and lock it; ConfigError where another process holds it or it cannot be written.
 
     wait: until the other process has let go, in place of the error.

@@ -22,7 +22,7 @@ from semclip_eval.results.summary import (
     SUMMARY,
     csv_text,
     finished_runs,
-    measure_columns,
+    metric_columns,
     read_categories,
     read_rows,
     read_summary,
@@ -170,7 +170,7 @@ def write_baseline(folders: Sequence[Path], path: Path) -> None:
 def _measures(folder: Path) -> dict[str, str]:
     """The benchmark's own measures over all questions."""
     rows = read_categories(folder, "all")
-    return {name: row[name] for row in rows for name in measure_columns(rows)}
+    return {name: row[name] for row in rows for name in metric_columns(rows)}
 
 
 def _tolerance(cells: Mapping[str, str]) -> float:

@@ -18,7 +18,7 @@ from semclip_eval.errors import DataError, SemclipEvalError
 from semclip_eval.files import read_text, shown
 from semclip_eval.measure.stages import PARTS, STAGES
 from semclip_eval.results.columns import CATEGORY_NAMES, NUMERIC_NAMES, SUMMARY_NAMES
-from semclip_eval.results.records import hold, write_atomically
+from semclip_eval.results.records import lock, write_atomically
 from semclip_eval.scoring.statistics import clustered_accuracy_interval, percentile, wilson_interval
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def category_rows(records: Sequence[Mapping[str, Any]], run_id: str, benchmark: 
             "breakdown": breakdown,
             "category": value,
             **accuracy_row(members, benchmark.units),
-            **benchmark.measures([record for record in members if record["status"] != "error"]),
+            **benchmark.metrics([record for record in members if record["status"] != "error"]),
         }
         for (breakdown, value), members in groups.items()
     ]
@@ -138,7 +138,7 @@ def read_categories(folder: Path, breakdown: str = "category") -> list[dict[str,
     return [row for row in read_rows(folder / CATEGORIES) if row.get("breakdown", "category") == breakdown]
 
 
-def measure_columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
+def metric_columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """The benchmark's own measures in rows of `categories.csv`: what stands there beside `CATEGORY_NAMES`."""
     return [column for column in (rows[0] if rows else ()) if column not in CATEGORY_NAMES]
 
@@ -147,17 +147,17 @@ def write_run(
     folder: Path,
     row: Mapping[str, Any],
     categories: Sequence[Mapping[str, Any]],
-    measure_names: Sequence[str] = (),
+    metric_names: Sequence[str] = (),
 ) -> None:
     """`categories.csv`, then `summary.csv` (its presence says that the run is finished)."""
-    write_atomically(folder / CATEGORIES, csv_text([*CATEGORY_NAMES, *measure_names], categories))
+    write_atomically(folder / CATEGORIES, csv_text([*CATEGORY_NAMES, *metric_names], categories))
     write_atomically(folder / SUMMARY, csv_text(SUMMARY_NAMES, [row]))
 
 
 def write_roll_up(output_folder: Path) -> Path:
     """Gather every finished run below the output folder into `runs.csv`, written whole and atomically."""
     path = output_folder / ROLL_UP
-    with hold(output_folder, ".runs.lock", wait=True):
+    with lock(output_folder, ".runs.lock", wait=True):
         rows = []
         for summary in finished_runs(output_folder):
             try:
@@ -222,9 +222,12 @@ def csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """A whole CSV file; a missing or None value is an empty cell, never zero."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    # csv quotes a carriage return by itself only from Python 3.13 on; unquoted, readers take it for the row's end.
+    quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([_cell(row.get(column)) for column in columns])
+        cells = [_cell(row.get(column)) for column in columns]
+        (quoting if any("\r" in cell for cell in cells) else writer).writerow(cells)
     return buffer.getvalue()
 
 

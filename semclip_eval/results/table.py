@@ -12,7 +12,7 @@ from rich.text import Text
 
 from semclip_eval.answers.replay import REVISION_MARK
 from semclip_eval.console import out, percent
-from semclip_eval.results.summary import CATEGORIES, measure_columns, read_rows, read_summary
+from semclip_eval.results.summary import CATEGORIES, metric_columns, read_rows, read_summary
 
 # A breakdown with more values than this stays in categories.csv.
 MOST_VALUES = 12
@@ -28,7 +28,7 @@ def run_table(folder: Path) -> None:
     row = read_summary(folder)
     groups = _groups(read_rows(folder / CATEGORIES))
     every = [line for lines in groups.values() for line in lines]
-    measures = measure_columns(every)
+    measures = metric_columns(every)
     out.print(Text(_title(row, every), style="bold"), highlight=False)
     accuracy = _accuracy_columns(every)
     whole = _table(groups, accuracy | {_heading(name, every): _measure_cells(name, every) for name in measures})

@@ -86,7 +86,7 @@ def parse_officially(text: str) -> Choice:
     return Choice(NO if {"No", "not", "no"} & set(words) else YES, "official rule")
 
 
-def yes_no_measures(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def yes_no_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Precision, recall and F1 of "yes", and the part of yes among the answers that could be read.
 
     Records carry `truth` and `choice` as indices into `OPTIONS`, `choice` None where the answer is unparsed. An

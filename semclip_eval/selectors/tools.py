@@ -14,7 +14,7 @@ from semclip_eval.relevance.base import Relevance
 from semclip_eval.types import Answer, Cost, Request
 
 if TYPE_CHECKING:
-    from semclip_eval.models.base import VLM, Prepared
+    from semclip_eval.models.base import VLM, ModelInputs
     from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, Values
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class SelectorVLM:
     def _ask(
         self,
         requests: Sequence[Request],
-        call: Callable[[list[Prepared]], Sequence[T]],
+        call: Callable[[list[ModelInputs]], Sequence[T]],
         backwards: int = 0,
         generates: bool = False,
     ) -> list[T]:

@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible server sends back, taken apart: text, token counts, logprobs of the prompt.
+"""Parse chat-completion responses: text, token counts, logprobs of the prompt.
 
 Nothing is trusted to be there: what a server does not say is None, and what has the wrong shape is a QuestionError.
 """

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, QuestionError, SemclipEvalError
-from semclip_eval.models.base import VLM, Prepared
+from semclip_eval.models.base import VLM, ModelInputs
 from semclip_eval.models.served.endpoint_client import Endpoint, raise_first, settled
 from semclip_eval.models.served.endpoint_likelihood import (
     CLOSED,
@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class ServedQuestion(Prepared):
+class ServedQuestion(ModelInputs):
     """A question as it is sent: the chat's messages, and the options to score. Tokens are the server's business."""
 
     messages: tuple[Message, ...] = ()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def best_canvas(height: int, width: int, canvases: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """The (height, width) of the canvas that keeps most of the image's pixels and, among those, wastes least of itself.
+    """The (height, width) of the canvas with the largest effective resolution; ties: the least wasted resolution.
 
     The first of equals wins.
     """

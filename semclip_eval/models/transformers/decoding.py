@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from semclip_eval.models.base import VLM, Prepared
+from semclip_eval.models.base import VLM, ModelInputs
 from semclip_eval.types import Answer
 
 
 @dataclass
-class State:
+class PrefillState:
     """What prefill hands to decode, for one call of it: the cache grows in place and is let go of then.
 
     `mask` (questions, padded length) is 1 on tokens and 0 on the left padding; `logits` (questions, vocabulary) are
@@ -31,16 +31,16 @@ class State:
 class CachedDecoder(VLM):
     """The decode stage of a causal transformers model, the same for every family.
 
-    `tokenizer` decodes, `stop_ids` end an answer, `spread` says whether the layers lie on more than one device.
+    `tokenizer` decodes, `stop_ids` end an answer, `is_sharded` says whether the layers lie on more than one device.
     """
 
     model: Any
     tokenizer: Any
     stop_ids: list[int]
-    spread: bool = False
+    is_sharded: bool = False
 
     @torch.inference_mode()
-    def decode(self, batch: Sequence[Prepared], state: State, ignore_end_token: bool = False) -> list[Answer]:
+    def decode(self, batch: Sequence[ModelInputs], state: PrefillState, ignore_end_token: bool = False) -> list[Answer]:
         """See `VLM.decode`. Raises ValueError for a state that was decoded before."""
         if state.cache is None:
             raise ValueError("this state was decoded before; call prefill again")
@@ -58,7 +58,9 @@ class CachedDecoder(VLM):
             answers |= self._generate(batch, generated, state, cache, ignore_end_token)
         return [answers[row] for row in range(len(batch))]
 
-    def _score_options(self, batch: Sequence[Prepared], rows: list[int], state: State, cache: Any) -> dict[int, Answer]:
+    def _score_options(
+        self, batch: Sequence[ModelInputs], rows: list[int], state: PrefillState, cache: Any
+    ) -> dict[int, Answer]:
         """Mean cross-entropy of each option's tokens, all options of `rows` in one right-padded forward."""
         options = [ids for row in rows for ids in batch[row].continuation_ids]
         owner = torch.tensor([row for row in rows for _ in batch[row].continuation_ids], device=self.device)
@@ -86,7 +88,7 @@ class CachedDecoder(VLM):
         return {row: Answer(option_losses=tuple(next(means) for _ in batch[row].continuation_ids)) for row in rows}
 
     def _generate(
-        self, batch: Sequence[Prepared], rows: list[int], state: State, cache: Any, ignore_end_token: bool
+        self, batch: Sequence[ModelInputs], rows: list[int], state: PrefillState, cache: Any, ignore_end_token: bool
     ) -> dict[int, Answer]:
         """Greedy tokens of `rows`, whose cache this is; equals transformers' generate(do_sample=False)."""
         limits = torch.tensor([batch[row].max_new_tokens for row in rows], device=self.device)
@@ -115,7 +117,7 @@ class CachedDecoder(VLM):
         made = torch.stack(tokens, dim=1).tolist()
         return {row: self._text_answer(made[line], batch[row], ignore_end_token) for line, row in enumerate(rows)}
 
-    def _text_answer(self, tokens: list[int], prepared: Prepared, ignore_end_token: bool) -> Answer:
+    def _text_answer(self, tokens: list[int], prepared: ModelInputs, ignore_end_token: bool) -> Answer:
         tokens = tokens[: prepared.max_new_tokens]
         if not ignore_end_token:
             end = next((place for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens) - 1)
@@ -125,4 +127,4 @@ class CachedDecoder(VLM):
 
     def _select(self, cache: Any, rows: torch.Tensor) -> None:
         """Keep those rows of the cache, in that order. A layer elsewhere takes indices from the CPU only."""
-        cache.batch_select_indices(rows.cpu() if self.spread else rows)
+        cache.batch_select_indices(rows.cpu() if self.is_sharded else rows)

@@ -10,7 +10,7 @@ from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.transformers.prompts import Conversation
 
 SEED = 0
-# Words that the synthetic tokenizer gives ids of their own, besides the prompt's; anything else costs an id per byte.
+# Words that get a token of their own, besides the prompt's; anything else costs a token per byte.
 COMMON_WORDS = (
     "What is the color of the object? Is there a person in the image? Are there any cars? Where are they, on the left "
     "or on the right side? How many people can you see? Which one does he have in his hand, or what was it made from? "

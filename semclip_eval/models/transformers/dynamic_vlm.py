@@ -1,6 +1,6 @@
 """What the families of dynamic resolution have in common: a view has as many tokens as its size asks for.
 
-The views of a question pass the tower together, but for the overview: it passes alone, is kept, and serves the other
+The views of a question are encoded together, but for the overview: it passes alone, is kept, and serves the other
 questions about its image and, in a sweep, the other selectors.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from semclip_eval.errors import ModelError
-from semclip_eval.models.base import Prepared
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import ViewTokens
 from semclip_eval.models.transformers.features import ViewFeatures, view_key
 from semclip_eval.models.transformers.transformers_vlm import TransformersVLM
@@ -26,14 +26,14 @@ class DynamicResolutionVLM(TransformersVLM):
         """(visual tokens, hidden size) of some views, in the order of their placeholders; inputs are on the device."""
 
     @abstractmethod
-    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+    def _pixels(self, prepared: ModelInputs, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """What `_image_features` takes for the views from `begin` to before `end`, on the CPU.
 
         A view's part does not depend on the other views, in content or in shape.
         """
 
     @torch.inference_mode()
-    def encode(self, batch: Sequence[Prepared]) -> list[list[ViewTokens]]:
+    def encode(self, batch: Sequence[ModelInputs]) -> list[list[ViewTokens]]:
         """For each question its views' tokens: (visual tokens, hidden size of the language model) each.
 
         Raises ModelError where the tower returns another number of features than the prompt has placeholders.
@@ -45,7 +45,7 @@ class DynamicResolutionVLM(TransformersVLM):
             for prepared in batch
         ]
 
-    def _question_features(self, prepared: Prepared) -> torch.Tensor:
+    def _question_features(self, prepared: ModelInputs) -> torch.Tensor:
         views = len(prepared.view_tokens)
         parts = [self._overview_features(prepared)] if self.keeps_features else []
         apart = len(parts)
@@ -60,7 +60,7 @@ class DynamicResolutionVLM(TransformersVLM):
             )
         return features
 
-    def _overview_features(self, prepared: Prepared) -> torch.Tensor:
+    def _overview_features(self, prepared: ModelInputs) -> torch.Tensor:
         """The first view's features, kept or made alone, so that their bits do not depend on the other views."""
         pixels, extras = self._pixels(prepared, 0, 1)
         key = view_key(pixels, extras)

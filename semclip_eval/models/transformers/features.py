@@ -1,8 +1,8 @@
 """What the vision tower made of views, kept so that no view passes it twice.
 
 A view is known by the digest of what the tower reads, its preprocessed pixels: two questions about one image, two
-selectors over one benchmark, and a ψ that looks through the VLM's own tower find each other's work without agreeing on
-names.
+selectors over one benchmark, and a ψ that embeds through the VLM's own tower share entries because the key is the
+content.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ class ViewFeatures:
 
 
 class FeatureStore:
-    """Features by pixel digest. What is over `limit_mib` goes, least recently used first, when a block begins.
+    """Features by pixel digest. What is over `limit_mib` goes, least recently used first.
 
-    Within a block nothing goes, so what ψ computed is still there when the VLM wants it; with a limit of 0 nothing is
-    carried from one block to the next. `passes` counts views that went through the tower, `reused` those
+    Within a block what ψ embedded stays, so that it is still there when the VLM wants it, and only other views go: a
+    selector that probes many crops does not fill the memory. With a limit of 0 nothing is carried from one block to the
+    next. `passes` counts views that went through the tower, `reused` those
     that were found here.
     """
 
@@ -90,6 +91,11 @@ class FeatureStore:
         before = self._features.pop(key, None)
         self._size += features.size - (before.size if before is not None else 0)
         self._features[key] = features
+        if self._size > self.limit:
+            for other in [name for name, kept in self._features.items() if kept.embedding is None]:
+                self._size -= self._features.pop(other).size
+                if self._size <= self.limit:
+                    break
 
 
 def pixel_keys(pixels: torch.Tensor) -> tuple[bytes, ...]:

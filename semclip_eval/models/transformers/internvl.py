@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
-from semclip_eval.models.base import Prepared
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
@@ -111,7 +111,7 @@ class InternVL(DynamicResolutionVLM):
     def _view_ids(self, tokens: int) -> list[int]:
         return [self.special_ids["<img>"], *super()._view_ids(tokens), self.special_ids["</img>"]]
 
-    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+    def _pixels(self, prepared: ModelInputs, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         tiles = [tokens // self.tile_tokens for tokens in prepared.view_tokens]
         first, count = sum(tiles[:begin]), sum(tiles[begin:end])
         return prepared.pixel_values[first : first + count], {}

@@ -27,6 +27,8 @@ def placeless(count: int) -> np.ndarray:
 
 def with_newlines(cells: np.ndarray, rows: int) -> np.ndarray:
     """A token without a place behind each row of a grid."""
+    if rows == 0:  # a view so flat that all its rows were padding
+        return cells
     columns = len(cells) // rows
     lines = cells.reshape(rows, columns, 4)
     return np.concatenate([lines, np.full((rows, 1, 4), np.nan)], axis=1).reshape(-1, 4)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ModelError
-from semclip_eval.models.base import Prepared
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes, ViewTokens
 from semclip_eval.models.transformers import dummy
 from semclip_eval.models.transformers.features import ViewFeatures, pixel_keys
@@ -32,7 +32,7 @@ class Llava15(TransformersVLM):
     conversations = ("vicuna_v1",)
     equal_views = True
     # Has ψ looked at views in this block? Then their features are at hand.
-    _looked = False
+    _has_embedded = False
 
     def _dummy_image_processor(self, config: Any) -> Any:
         return dummy.build_image_processor(config)
@@ -60,7 +60,7 @@ class Llava15(TransformersVLM):
     def begin_block(self, keep: bool) -> None:
         """See `VLM.begin_block`."""
         super().begin_block(keep)
-        self._looked = False
+        self._has_embedded = False
 
     @property
     def vision_tower(self) -> Any:
@@ -69,17 +69,17 @@ class Llava15(TransformersVLM):
         return getattr(tower, "vision_model", tower)
 
     @torch.inference_mode()
-    def look(
+    def embed_views(
         self, images: Sequence[Image.Image], head: Callable[[torch.Tensor], torch.Tensor], space: str
     ) -> torch.Tensor:
         """Embeddings (images, dimension) that `head` makes of the tower's last hidden states (images, tokens, width).
 
         `space` names the weights of the head: embeddings of another one that are still kept are not taken for its own.
-        The images pass the tower together, as views do, and until the next block `encode` finds their features.
+        The images are encoded together, as views do, and until the next block `encode` finds their features.
         """
         pixels = preprocess(images, self.image_processor)
         keys = pixel_keys(pixels)
-        self._looked = True
+        self._has_embedded = True
         if any(self.features.embedding(key, space) is None for key in keys):
             selected, last = self._tower(pixels.to(self.device, self.model.dtype))
             for key, features, embedding in zip(keys, selected, head(last), strict=True):
@@ -87,7 +87,7 @@ class Llava15(TransformersVLM):
         return torch.stack([found for key in keys if (found := self.features.embedding(key, space)) is not None])
 
     @torch.inference_mode()
-    def encode(self, batch: Sequence[Prepared]) -> list[list[ViewTokens]]:
+    def encode(self, batch: Sequence[ModelInputs]) -> list[list[ViewTokens]]:
         """For each question its views' tokens: (tokens per view, hidden size of the language model) each.
 
         What the tower has made already (of an overview, or of a crop that ψ looked at) is taken from there; all other
@@ -102,7 +102,7 @@ class Llava15(TransformersVLM):
         found: dict[int, torch.Tensor] = {}
         for position, view in enumerate(pixels):
             is_kept = self.keeps_features and position in overviews
-            if not (is_kept or self._looked):
+            if not (is_kept or self._has_embedded):
                 continue
             (key,) = pixel_keys(view[None])
             features = self.features.get(key)

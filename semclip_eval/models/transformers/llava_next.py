@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
-from semclip_eval.models.base import Prepared
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
@@ -102,7 +102,7 @@ class LlavaNext(DynamicResolutionVLM):
         canvas = best_canvas(height, width, self.canvases)
         return self.whole_tokens + canvas_tokens(height, width, canvas, self.tile, self.patches)
 
-    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+    def _pixels(self, prepared: ModelInputs, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         sizes = prepared.extras["image_sizes"][begin:end]
         # Beyond a view's own tiles lies padding up to the tiles of the question's largest view.
         tiles = max(canvas_tiles(height, width, self.canvases, self.tile) for height, width in sizes.tolist())

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ModelError
-from semclip_eval.models.base import Prepared
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
@@ -119,7 +119,7 @@ class LlavaOnevision(DynamicResolutionVLM):
         canvas = best_canvas(height, width, self.canvases)
         return self.patches**2 + canvas_tokens(height, width, canvas, self.tile, self.patches, self.most_tiles)
 
-    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+    def _pixels(self, prepared: ModelInputs, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         sizes, grouped = prepared.extras["image_sizes"][begin:end], prepared.extras["batch_num_images"]
         if len(grouped) == len(prepared.view_tokens):
             tiles = max(canvas_tiles(height, width, self.canvases, self.tile) for height, width in sizes.tolist())

@@ -1,4 +1,4 @@
-"""Does a model fit? Asked before anything is built or read: the answer is a sentence, not a killed process."""
+"""Pre-flight check: raise ModelError if the weights do not fit in memory."""
 
 from __future__ import annotations
 

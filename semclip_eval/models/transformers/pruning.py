@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from semclip_eval.errors import QuestionError
-from semclip_eval.models.base import Prepared
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import ViewTokens
 from semclip_eval.types import Kept
 
@@ -21,8 +21,8 @@ POSITIONS = ("kept", "renumbered")
 
 
 def pruned(
-    prepared: Prepared, tokens: Sequence[ViewTokens], kept: Kept, image_id: int
-) -> tuple[Prepared, list[ViewTokens]]:
+    prepared: ModelInputs, tokens: Sequence[ViewTokens], kept: Kept, image_id: int
+) -> tuple[ModelInputs, list[ViewTokens]]:
     """The prompt and its views' tokens with only the kept ones; text stays whole, the last text token with it.
 
     Raises QuestionError where the indices are not ascending tokens of their view.

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
-from semclip_eval.models.base import Prepared
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
@@ -89,9 +89,9 @@ class Qwen25VL(DynamicResolutionVLM):
         for image in images:
             require_rgb(image)
         # One by one: stacked originals of high-resolution views would cost far more memory than the results.
-        # The layout is said because transformers guesses it from the shape, wrongly for 3x3 and 1x1 pixels.
-        said = {"return_tensors": "pt", "input_data_format": "channels_last", "size": self.size}
-        made = [self.image_processor(images=[image], **said) for image in images]
+        # Pass input_data_format: transformers infers it wrongly for 3x3 and 1x1 pixels.
+        processor_kwargs = {"return_tensors": "pt", "input_data_format": "channels_last", "size": self.size}
+        made = [self.image_processor(images=[image], **processor_kwargs) for image in images]
         grids = torch.cat([view["image_grid_thw"] for view in made])
         merged = self.image_processor.merge_size**2
         return Views(
@@ -100,7 +100,7 @@ class Qwen25VL(DynamicResolutionVLM):
             extras={"image_grid_thw": grids},
         )
 
-    def _pixels(self, prepared: Prepared, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+    def _pixels(self, prepared: ModelInputs, begin: int, end: int) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         grids = prepared.extras["image_grid_thw"]
         patches = grids.prod(dim=1)
         first, count = int(patches[:begin].sum()), int(patches[begin:end].sum())
@@ -117,7 +117,7 @@ class Qwen25VL(DynamicResolutionVLM):
         rows, columns = smart_resize(height, width, side, self.size["shortest_edge"], self.size["longest_edge"])
         return token_boxes([grid(rows // side, columns // side, (0, 0, width, height))], width, height)
 
-    def _prompt_positions(self, prepared: Prepared) -> torch.Tensor:
+    def _prompt_positions(self, prepared: ModelInputs) -> torch.Tensor:
         """(3, length): time, row and column. Text counts on in all three; a view's rows and columns start at the same
         number, and the text after it goes on behind the larger of them (arXiv 2409.12191, section 2.1).
         """

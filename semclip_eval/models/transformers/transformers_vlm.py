@@ -17,10 +17,10 @@ from PIL import Image
 
 from semclip_eval.crops import whole_number
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
-from semclip_eval.models.base import Prepared
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
 from semclip_eval.models.transformers import dummy, weights
-from semclip_eval.models.transformers.decoding import CachedDecoder, State
+from semclip_eval.models.transformers.decoding import CachedDecoder, PrefillState
 from semclip_eval.models.transformers.features import FeatureStore
 from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
 from semclip_eval.models.transformers.probing import Probe, last_layers, probing
@@ -32,11 +32,12 @@ LOAD_FORMATS = ("auto", "dummy")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DEVICE_MAPS = ("auto",)
 TARGETS = ("argmax", "entropy")
+QUERIES = ("last", "text")
 
 
 @dataclass(frozen=True)
 class Views:
-    """The views of one question: `pixel_values` and `extras` as in `Prepared`, and the visual tokens of each view."""
+    """The views of one question: `pixel_values` and `extras` as in `ModelInputs`, and each view's visual tokens."""
 
     pixel_values: Any
     tokens: tuple[int, ...]
@@ -151,7 +152,7 @@ class TransformersVLM(CachedDecoder):
         self.model = weights.read_model(folder, self.dtype, self.attention, self.device, self.device_map)
         if self.device_map:
             places = {parameter.device for parameter in self.model.parameters()}
-            self.spread = len(places) > 1
+            self.is_sharded = len(places) > 1
             self.device = str(self.model.get_input_embeddings().weight.device)
         self.revision = checkpoint.resolved_revision(folder)
 
@@ -213,7 +214,7 @@ class TransformersVLM(CachedDecoder):
         """The ids that stand for a view with so many visual tokens."""
         return [self.image_id] * tokens
 
-    def _prompt_positions(self, prepared: Prepared) -> torch.Tensor:
+    def _prompt_positions(self, prepared: ModelInputs) -> torch.Tensor:
         """Position ids (axes, length) of a prompt; one axis unless the family rotates by rows and columns."""
         return torch.arange(len(prepared.input_ids))[None]
 
@@ -250,7 +251,7 @@ class TransformersVLM(CachedDecoder):
         encoded = views * self.least_view_tokens
         return encoded if kept is None else kept(encoded)
 
-    def prepare(self, request: Request) -> Prepared:
+    def prepare(self, request: Request) -> ModelInputs:
         """See `VLM.prepare`. Raises QuestionError too where the tokenizer merges an option's start into the prompt."""
         prompt = request.prompt
         if not prompt.continuations and prompt.max_new_tokens < 1:
@@ -267,7 +268,7 @@ class TransformersVLM(CachedDecoder):
         answer = max(map(len, continuations), default=prompt.max_new_tokens)
         if not request.prunes and visual + text + answer > self.context_length:
             raise QuestionError(self._overflow(views.tokens, text, answer))
-        prepared = Prepared(
+        prepared = ModelInputs(
             pixel_values=views.pixel_values,
             input_ids=tuple(input_ids),
             continuation_ids=continuations,
@@ -280,10 +281,10 @@ class TransformersVLM(CachedDecoder):
         return replace(prepared, positions=self._prompt_positions(prepared))
 
     def prune(
-        self, batch: Sequence[Prepared], features: Sequence[Sequence[ViewTokens]], kept: Sequence[Kept | None]
-    ) -> tuple[list[Prepared], list[Sequence[ViewTokens]]]:
+        self, batch: Sequence[ModelInputs], features: Sequence[Sequence[ViewTokens]], kept: Sequence[Kept | None]
+    ) -> tuple[list[ModelInputs], list[Sequence[ViewTokens]]]:
         """See `VLM.prune`."""
-        prompts: list[Prepared] = []
+        prompts: list[ModelInputs] = []
         tokens: list[Sequence[ViewTokens]] = []
         for prepared, views, choice in zip(batch, features, kept, strict=True):
             if choice is not None:
@@ -342,11 +343,11 @@ class TransformersVLM(CachedDecoder):
         )
 
     @torch.inference_mode()
-    def prefill(self, batch: Sequence[Prepared], features: Sequence[Sequence[ViewTokens]]) -> State:
+    def prefill(self, batch: Sequence[ModelInputs], features: Sequence[Sequence[ViewTokens]]) -> PrefillState:
         """One forward over the left-padded prompts; `features` as `encode` returned them for the same batch."""
         return self._prefill(batch, _joined(features))
 
-    def _prefill(self, batch: Sequence[Prepared], features: Sequence[torch.Tensor]) -> State:
+    def _prefill(self, batch: Sequence[ModelInputs], features: Sequence[torch.Tensor]) -> PrefillState:
         """`prefill` with the visual features of each question in one tensor (tokens, hidden size)."""
         lengths = torch.tensor([len(prepared.input_ids) for prepared in batch])
         width = int(lengths.max())
@@ -375,9 +376,9 @@ class TransformersVLM(CachedDecoder):
             logits_to_keep=1,
         )
         logits = outputs.logits[:, -1].float()
-        return State(outputs.past_key_values, mask, logits, next_positions.to(self.device))
+        return PrefillState(outputs.past_key_values, mask, logits, next_positions.to(self.device))
 
-    def confidence(self, batch: Sequence[Prepared]) -> list[float]:
+    def confidence(self, batch: Sequence[ModelInputs]) -> list[float]:
         """See `VLM.confidence`."""
         pairs = []
         for prepared in batch:
@@ -392,14 +393,19 @@ class TransformersVLM(CachedDecoder):
         return [float(value) for value in torch.softmax(chosen, dim=-1)[:, 0]]
 
     @torch.inference_mode()
-    def attention_rows(self, batch: Sequence[Prepared], layers: Sequence[int], query: Query) -> list[AttentionRows]:
+    def attention_rows(self, batch: Sequence[ModelInputs], layers: Sequence[int], query: Query) -> list[AttentionRows]:
         """See `VLM.attention_rows`."""
+        require_member("query", query, QUERIES)
         numbers = self._layer_numbers(layers)
+        self._require_layers(numbers)
+        if not batch:
+            return []
         text = [self._text_after_views(prepared) for prepared in batch]
         probe = Probe(frozenset(numbers), 1 if query == "last" else max(text))
         with probing(self.model, probe):
             self._prefill(batch, _joined(self.encode(batch)))
-        taken = torch.stack([probe.weights[number] for number in numbers], dim=1).cpu()
+        # On the CPU first: the layers of a sharded model lie on several devices.
+        taken = torch.stack([probe.weights[number].cpu() for number in numbers], dim=1)
         width = taken.shape[-1]
         rows = []
         for line, prepared in enumerate(batch):
@@ -416,11 +422,13 @@ class TransformersVLM(CachedDecoder):
         return rows
 
     def gradients(
-        self, batch: Sequence[Prepared], target: Target, layers: Sequence[int] = (), features: bool = False
+        self, batch: Sequence[ModelInputs], target: Target, layers: Sequence[int] = (), features: bool = False
     ) -> list[Gradients]:
         """See `VLM.gradients`."""
         require_member("target", target, TARGETS)
         numbers = self._layer_numbers(layers)
+        if any(not prepared.view_tokens for prepared in batch):
+            raise QuestionError(f"{self.name}: gradients are taken with respect to views, and a request has none")
         encoded = _joined(self.encode(batch))
         # One by one: the graph of a whole language model is held for each prompt.
         return [
@@ -429,7 +437,7 @@ class TransformersVLM(CachedDecoder):
         ]
 
     def _gradient(
-        self, prepared: Prepared, tokens: torch.Tensor, target: Target, layers: list[int], features: bool
+        self, prepared: ModelInputs, tokens: torch.Tensor, target: Target, layers: list[int], features: bool
     ) -> Gradients:
         probe = Probe(frozenset(layers), 1, differentiable=True)
         with torch.enable_grad(), probing(self.model, probe):
@@ -454,9 +462,12 @@ class TransformersVLM(CachedDecoder):
         )
 
     @torch.inference_mode()
-    def value_vectors(self, batch: Sequence[Prepared], layers: Sequence[int]) -> list[Values]:
+    def value_vectors(self, batch: Sequence[ModelInputs], layers: Sequence[int]) -> list[Values]:
         """See `VLM.value_vectors`."""
         numbers = self._layer_numbers(layers)
+        self._require_layers(numbers)
+        if not batch:
+            return []
         state = self._prefill(batch, _joined(self.encode(batch)))
         taken = torch.stack([state.cache.layers[number].values.float().cpu() for number in numbers], dim=1)
         values = []
@@ -481,10 +492,14 @@ class TransformersVLM(CachedDecoder):
         except ValueError as error:
             raise ConfigError(f"model={self.name}: {error}.") from error
 
-    def _visual_places(self, prepared: Prepared) -> list[int]:
+    def _require_layers(self, layers: Sequence[int]) -> None:
+        if not layers:
+            raise ConfigError(f"model={self.name}: no layer was named; the language model has {self.layers}.")
+
+    def _visual_places(self, prepared: ModelInputs) -> list[int]:
         return [place for place, token in enumerate(prepared.input_ids) if token == self.image_id]
 
-    def _text_after_views(self, prepared: Prepared) -> int:
+    def _text_after_views(self, prepared: ModelInputs) -> int:
         """How many tokens follow the last visual one; all of them where there is none."""
         places = self._visual_places(prepared)
         return len(prepared.input_ids) - (places[-1] + 1 if places else 0)

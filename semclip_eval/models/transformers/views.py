@@ -58,7 +58,7 @@ def preprocess(images: Sequence[Image.Image], image_processor: Any) -> torch.Ten
     colour = padding_colour(image_processor.image_mean)
     squares = [pad_to_square(image, colour) for image in images]
     # One by one: stacked uint8 originals of high-resolution views would cost far more memory than the results.
-    # The layout is said because transformers 4 guesses it from the shape, wrongly for 3x3 and 1x1 pixels.
-    said = {"return_tensors": "pt", "input_data_format": "channels_last"}
-    pixels = [image_processor(images=square, **said)["pixel_values"] for square in squares]
+    # Pass input_data_format: transformers infers it wrongly for 3x3 and 1x1 pixels.
+    processor_kwargs = {"return_tensors": "pt", "input_data_format": "channels_last"}
+    pixels = [image_processor(images=square, **processor_kwargs)["pixel_values"] for square in squares]
     return torch.cat(pixels).to(torch.float32)
