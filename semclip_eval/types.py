@@ -184,6 +184,7 @@ class Prompt:
 class Request:
     """Everything that a VLM gets for one question: RGB images in order, and the prompt.
 
+    class_attention: the encoder is to tell its class token's attention too (`ViewTokens.class_attention`).
     question_id: for models that look answers up instead of computing them. prunes: visual tokens will be dropped before
     the prefill, so that the prompt is checked against the context then and not when it is prepared.
     """
@@ -192,6 +193,7 @@ class Request:
     prompt: Prompt
     question_id: str = ""
     prunes: bool = False
+    class_attention: bool = False
 
 
 @dataclass(frozen=True)

@@ -176,3 +176,28 @@ def test_a_batch_that_fails_after_pruning_is_asked_again_from_the_whole_prompts(
         assert (tight.visual_tokens, tight.encoded_tokens) == (roomy.visual_tokens, roomy.encoded_tokens) == (25, 49)
         assert tight.kept == roomy.kept == [list(range(0, 49, 2))]
         assert tight.option_losses == pytest.approx(roomy.option_losses, abs=1e-4)
+
+
+@pytest.mark.parametrize("style", ["mini", "llama", "qwen"])
+def test_the_class_tokens_attention_is_that_of_eager_attention(style: str, tmp_path: Path) -> None:
+    folder = {"mini": lambda: Path(weights_folder("vlm")), "llama": lambda: save_llama_style(tmp_path),
+              "qwen": lambda: save_qwen_style(tmp_path)}[style]()  # fmt: skip
+    vlm = Llava15(name="small", hub_id=None, path=str(folder))
+    plain = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    rng = np.random.default_rng(2)
+    images = tuple(Image.fromarray(rng.integers(0, 255, (50, 70, 3), dtype=np.uint8)) for _ in range(3))
+    prompt = Prompt("Is it?", max_new_tokens=1)
+    silent, asked = (vlm.prepare(Request(images, prompt, class_attention=flag)) for flag in (False, True))
+    vlm.begin_block(keep=True)
+    assert all(view.class_attention is None for view in vlm.encode([silent])[0])
+    tower = plain.eval().model.vision_tower
+    with torch.no_grad():
+        maps = tower(asked.pixel_values, output_attentions=True).attentions[-2]
+    for _ in range(2):  # the second time the overview comes from the store
+        tokens = vlm.encode([asked, asked])[1]
+        for view, expected in zip(tokens, maps, strict=True):
+            expected = expected[:, 0].mean(0)
+            expected = expected[1:] if vlm.drops_first else expected
+            assert len(view.class_attention) == len(view.features)
+            torch.testing.assert_close(view.class_attention, expected, atol=1e-5, rtol=0)
+            assert float(expected.std()) > 1e-5

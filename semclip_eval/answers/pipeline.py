@@ -138,7 +138,10 @@ class Pipeline:
                 prompt = dataclasses.replace(prompt, max_new_tokens=self.mode.new_tokens(prompt))
             item.prompt = prompt
             images = tuple(view.pixels(image) for view in _present(item.selection).views)
-            item.prepared = self.vlm.prepare(Request(images, prompt, item.question.id, prunes=self.prunes))
+            wants_attention = "class_attention" in self.selector.needs
+            item.prepared = self.vlm.prepare(
+                Request(images, prompt, item.question.id, prunes=self.prunes, class_attention=wants_attention)
+            )
         except SemclipEvalError:
             raise
         except Exception as error:

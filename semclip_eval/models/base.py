@@ -25,7 +25,7 @@ class ModelInputs:
     further tensors that the family's model asks for, under the names of its own arguments (`image_grid_thw`,
     `image_sizes`). `view_tokens` are the visual tokens of each view, in the order of the views. `positions` are the
     position ids (axes, length) of the prompt, None where the model makes its own. `encoded_tokens` are the visual
-    tokens before pruning, None where nothing was pruned.
+    tokens before pruning, None where nothing was pruned. `class_attention`: see `Request`.
     """
 
     pixel_values: Any
@@ -38,6 +38,7 @@ class ModelInputs:
     view_tokens: tuple[int, ...] = ()
     positions: Any = None
     encoded_tokens: int | None = None
+    class_attention: bool = False
 
 
 class VLM(ABC):

@@ -26,16 +26,18 @@ class ViewFeatures:
 
     For LLaVA-1.5 that is what the projector reads, elsewhere what it made of it. `embedding` (dimension) is the view's
     unit-norm float32 embedding for ψ, None where no ψ asked for one; `space` names the weights that made it.
+    `class_attention` (tokens): None where nobody asked for it (`ViewTokens`).
     """
 
     selected: torch.Tensor
     embedding: torch.Tensor | None = None
     space: str = ""
+    class_attention: torch.Tensor | None = None
 
     @property
     def size(self) -> int:
-        """Bytes of both tensors."""
-        tensors = [tensor for tensor in (self.selected, self.embedding) if tensor is not None]
+        """Bytes of all tensors."""
+        tensors = [each for each in (self.selected, self.embedding, self.class_attention) if each is not None]
         return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
 

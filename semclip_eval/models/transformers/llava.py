@@ -6,13 +6,14 @@ checkpoint's config.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
-from semclip_eval.errors import ModelError
+from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes, ViewTokens
 from semclip_eval.models.transformers import dummy
@@ -31,6 +32,7 @@ class Llava15(TransformersVLM):
     model_type = "llava"
     conversations = ("vicuna_v1",)
     equal_views = True
+    capabilities = TransformersVLM.capabilities | {"class_attention"}
     # Has ψ looked at views in this block? Then their features are at hand.
     _has_embedded = False
 
@@ -81,7 +83,7 @@ class Llava15(TransformersVLM):
         keys = pixel_keys(pixels)
         self._has_embedded = True
         if any(self.features.embedding(key, space) is None for key in keys):
-            selected, last = self._tower(pixels.to(self.device, self.model.dtype))
+            selected, last, _ = self._tower(pixels.to(self.device, self.model.dtype))
             for key, features, embedding in zip(keys, selected, head(last), strict=True):
                 self.features.put(key, ViewFeatures(features.clone(), embedding.clone(), space))
         return torch.stack([found for key in keys if (found := self.features.embedding(key, space)) is not None])
@@ -98,41 +100,78 @@ class Llava15(TransformersVLM):
         if sum(views) == 0:
             return [[] for _ in batch]
         pixels = torch.cat([prepared.pixel_values for prepared in batch if len(prepared.pixel_values)])
+        asks = any(prepared.class_attention for prepared in batch)
         overviews = {sum(views[:number]) for number, count in enumerate(views) if count}
-        found: dict[int, torch.Tensor] = {}
+        found: dict[int, ViewFeatures] = {}
         for position, view in enumerate(pixels):
             is_kept = self.keeps_features and position in overviews
             if not (is_kept or self._has_embedded):
                 continue
             (key,) = pixel_keys(view[None])
             features = self.features.get(key)
+            if features is not None and asks and features.class_attention is None:
+                features = None
             if features is None and is_kept:
                 # Alone, so that its bits do not depend on what else happens to be in the batch.
-                selected, _ = self._tower(view[None].to(self.device, self.model.dtype))
-                features = ViewFeatures(selected[0])
+                (features,) = self._view_features(view[None], asks)
                 self.features.put(key, features)
             if features is not None:
-                found[position] = features.selected
+                found[position] = features
         others = [position for position in range(len(pixels)) if position not in found]
         if others:
-            selected, _ = self._tower(pixels[others].to(self.device, self.model.dtype))
-            found |= dict(zip(others, selected, strict=True))
+            found |= dict(zip(others, self._view_features(pixels[others], asks), strict=True))
             self.features.passes += len(others)
-        projected = self._project(torch.stack([found[position] for position in range(len(pixels))]))
-        return [[ViewTokens(view) for view in question] for question in projected.split(views)]
+        ordered = [found[position] for position in range(len(pixels))]
+        projected = self._project(torch.stack([features.selected for features in ordered]))
+        tokens = [ViewTokens(view, features.class_attention) for view, features in zip(projected, ordered, strict=True)]
+        starts = itertools.accumulate(views, initial=0)
+        return [tokens[start : start + count] for start, count in zip(starts, views, strict=False)]
+
+    def _view_features(self, pixels: torch.Tensor, asks: bool) -> list[ViewFeatures]:
+        selected, _, attention = self._tower(pixels.to(self.device, self.model.dtype), asks)
+        return [
+            ViewFeatures(view, class_attention=None if attention is None else attention[number])
+            for number, view in enumerate(selected)
+        ]
 
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
         cells = grid(self.side, self.side, padded_square(width, height))
         first = placeless(self.tokens_per_view - self.side**2)
         return token_boxes([first, cells], width, height)
 
-    def _tower(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the projector reads (views, tokens per view, width) and the last hidden states, class token included."""
+    def _tower(
+        self, pixels: torch.Tensor, asks: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What the projector reads (views, tokens per view, width) and the last hidden states, class token included.
+
+        Where asked for, also the class token's attention in the second last layer (views, tokens per view).
+        """
         outputs = self.model.model.vision_tower(pixels, output_hidden_states=True)
         chosen = [outputs.hidden_states[layer] for layer in self.feature_layers]
         if self.drops_first:
             chosen = [features[:, 1:] for features in chosen]
-        return torch.cat(chosen, dim=-1), outputs.last_hidden_state
+        attention = self._class_attention(outputs.hidden_states[-3]) if asks else None
+        return torch.cat(chosen, dim=-1), outputs.last_hidden_state, attention
+
+    def _class_attention(self, states: torch.Tensor) -> torch.Tensor:
+        """Attention of the class token to the visual tokens, mean over heads, from the second last layer's input.
+
+        What `outputs.attentions[-2][:, :, 0].mean(1)` is with eager attention, without the full matrices: FasterVLM's
+        (arXiv 2412.01818) score of a token. Float32 (views, tokens per view); a class token that is a visual token
+        itself has its own weight.
+        """
+        if self.tokens_per_view == self.side**2 and not self.drops_first:
+            raise ConfigError(
+                f"model={self.name}: its vision tower has no class token, so there is no class_attention."
+            )
+        layer = self.vision_tower.encoder.layers[-2]
+        states = layer.layer_norm1(states)
+        heads, size = layer.self_attn.num_heads, layer.self_attn.head_dim
+        query = layer.self_attn.q_proj(states[:, 0]).unflatten(-1, (heads, size))
+        key = layer.self_attn.k_proj(states).unflatten(-1, (heads, size))
+        scores = torch.einsum("vhd,vthd->vht", query, key).float() * layer.self_attn.scale
+        attention = torch.softmax(scores, dim=-1).mean(dim=1)
+        return attention[:, 1:] if self.drops_first else attention
 
     def _project(self, selected: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.model.model.multi_modal_projector(selected)

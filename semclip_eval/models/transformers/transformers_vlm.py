@@ -277,6 +277,7 @@ class TransformersVLM(CachedDecoder):
             text_tokens=text,
             extras=views.extras,
             view_tokens=views.tokens,
+            class_attention=request.class_attention,
         )
         return replace(prepared, positions=self._prompt_positions(prepared))
 
