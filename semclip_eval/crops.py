@@ -13,16 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.types import Box
-
-
-def whole_number(key: str, value: object, least: int) -> None:
-    """ConfigError naming `key=value` where the value is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{key}={value}: must be a whole number of at least {least}.")
-    if value < least:
-        raise ConfigError(f"{key}={value}: must be at least {least}.")
 
 
 @dataclass(frozen=True)

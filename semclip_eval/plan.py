@@ -49,11 +49,11 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     run = source.settled(run_config(config["run"]))
     benchmark: Benchmark = build("benchmark", config["benchmark"])
     with component_errors("benchmark", type(benchmark)):
-        every = questions = benchmark.questions()
-    _check_ids(benchmark, every)
+        all_questions = questions = benchmark.questions()
+    _check_ids(benchmark, all_questions)
     if run.limit is not None:
         questions = stratified_limit(questions, run.limit, run.seed, benchmark.keeps_clusters_together)
-    notices = [*benchmark.notices, *source.check(benchmark, every, questions)]
+    notices = [*benchmark.notices, *source.check(benchmark, all_questions, questions)]
     resolved = resolved_config(config, run, source)
     revisions = {"benchmark": benchmark.dataset_revision, **source.revisions(resolved, run)}
     code = code_digests({group: resolved[group] for group in GROUPS})

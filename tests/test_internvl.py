@@ -163,7 +163,7 @@ def test_max_patches_bounds_the_tiles(folder):
     assert built(path=str(folder), max_patches=1).prepare(
         Request((noise_image(0, 1000, 100),), Prompt("Is it red?"))
     ).visual_tokens == 256  # fmt: skip
-    with pytest.raises(ConfigError, match=r"model.max_patches=0: must be a number of tiles"):
+    with pytest.raises(ConfigError, match=r"model.max_patches=0: must be at least 1"):
         built(path=str(folder), max_patches=0)
 
 

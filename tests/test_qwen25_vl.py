@@ -177,8 +177,8 @@ def test_max_and_min_pixels_bound_a_view(folder):
     ("settings", "message"),
     [
         ({"max_pixels": 100}, "model.max_pixels=100: must be at least model.min_pixels=3136 and 784"),
-        ({"max_pixels": 0}, "model.max_pixels=0: must be a number of pixels"),
-        ({"min_pixels": "many"}, "model.min_pixels=many: must be a number of pixels"),
+        ({"max_pixels": 0}, "model.max_pixels=0: must be at least 1"),
+        ({"min_pixels": "many"}, "model.min_pixels=many: must be a whole number"),
         ({"conversation": "vicuna_v1"}, "model.conversation=vicuna_v1: must be one of qwen25_vl"),
     ],
 )

@@ -89,7 +89,7 @@ class Source(ABC):
         """The run section with what this source does not know replaced by constants."""
 
     @abstractmethod
-    def check(self, benchmark: Benchmark, every: Sequence[Question], asked: Sequence[Question]) -> list[str]:
+    def check(self, benchmark: Benchmark, all_questions: Sequence[Question], asked: Sequence[Question]) -> list[str]:
         """Refuse what cannot be answered, before any weights are loaded; what the user should know."""
 
     @abstractmethod
@@ -135,12 +135,12 @@ class StoredSource(Source):
             )
         return replace(run, device="cpu", dtype="float32", batch_size=1, num_workers=0)
 
-    def check(self, benchmark: Benchmark, every: Sequence[Question], asked: Sequence[Question]) -> list[str]:
+    def check(self, benchmark: Benchmark, all_questions: Sequence[Question], asked: Sequence[Question]) -> list[str]:
         views_unknown = (
             f"model={self.answers.name}: which views these answers are to is not known here, so the results say "
             f"selector={self.answers.selector}; the command's selector, crops and psi are not used."
         )
-        return [views_unknown, *self.answers.check(every, asked, benchmark.prompt, benchmark.protocol)]
+        return [views_unknown, *self.answers.check(all_questions, asked, benchmark.prompt, benchmark.protocol)]
 
     def sections(self, resolved: dict[str, Any]) -> dict[str, Any]:
         return {**resolved, "psi": None, "crops": None, "selector": {"name": self.answers.selector}}
@@ -170,7 +170,7 @@ class LiveSource(Source):
     def settled(self, run: RunConfig) -> RunConfig:
         return run
 
-    def check(self, benchmark: Benchmark, every: Sequence[Question], asked: Sequence[Question]) -> list[str]:
+    def check(self, benchmark: Benchmark, all_questions: Sequence[Question], asked: Sequence[Question]) -> list[str]:
         with component_errors("selector", type(self.chooser)):
             self._check(benchmark)
         return []

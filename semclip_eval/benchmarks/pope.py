@@ -54,10 +54,10 @@ class Pope(TableBenchmark):
         """1 where the answer says what is true, else 0; `unparsed` where it says neither yes nor no."""
         if answer.text is None:
             raise QuestionError(f"question {question.id}: the yes_no protocol needs an answer text.")
-        said = parse_officially(answer.text) if self.parser == "official" else parse_yes_no(answer.text)
-        if said.option is None:
-            return Score(0.0, status="unparsed", reason=said.how)
-        return Score(float(said.option == question.truth), choice=said.option)
+        reading = parse_officially(answer.text) if self.parser == "official" else parse_yes_no(answer.text)
+        if reading.option is None:
+            return Score(0.0, status="unparsed", reason=reading.how)
+        return Score(float(reading.option == question.truth), choice=reading.option)
 
     def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         """`yes_no_metrics`, and where the records are of several categories the mean of the categories' F1.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from semclip_eval.crops import whole_number
+from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError
 from semclip_eval.relevance.base import Relevance, RelevanceRequest, check_psi_text
 from semclip_eval.types import Box

@@ -19,6 +19,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from semclip_eval.checks import first_line
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ModelError
 from semclip_eval.hub import offline_if_unreachable
@@ -222,7 +223,7 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
                 tokenizer = open_clip.get_tokenizer(source.model)
         except Exception as error:
             raise ModelError(
-                f"psi.model={source.model}: its tokenizer could not be loaded ({reason or _first_line(error)}). "
+                f"psi.model={source.model}: its tokenizer could not be loaded ({reason or first_line(error)}). "
                 f"Without the Hub, give psi.model={LOCAL_DIR}FOLDER with config, weights and tokenizer files."
             ) from error
     settings = dict(open_clip.get_model_preprocess_cfg(model))
@@ -235,16 +236,11 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
 def _loading_message(source: Source, error: Exception, hub_reason: str | None) -> str:
     key = f"psi.model={source.model}" if source.pretrained is None else f"psi.pretrained={source.pretrained}"
     if "Failed to download" in str(error):
-        why = hub_reason or _first_line(error)
+        why = hub_reason or first_line(error)
         return f"{key}: the weights of {source.model} are not cached and could not be fetched ({why}). {NO_HUB}"
     if "state_dict" in str(error):
-        return f"{key}: these weights do not fit the architecture {source.model} ({_first_line(error)})"
-    return f"{key}: the weights could not be read ({type(error).__name__}: {_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200].rstrip(":. ")
+        return f"{key}: these weights do not fit the architecture {source.model} ({first_line(error)})"
+    return f"{key}: the weights could not be read ({type(error).__name__}: {first_line(error)})"
 
 
 @contextmanager

@@ -107,8 +107,8 @@ def measure_table(comparison: Comparison, rows: Sequence[Line]) -> Table | None:
         return None
     footnotes = Footnotes()
     several = any(1 < len(line.run.categories) <= MOST_CATEGORY_COLUMNS for line in rows)
-    every = [row for line in rows for own in line.run.breakdowns.values() for row in own]
-    fractions = {name: all(0 <= float(row[name]) <= 1 for row in every if row.get(name)) for name in names}
+    all_rows = [row for line in rows for own in line.run.breakdowns.values() for row in own]
+    fractions = {name: all(0 <= float(row[name]) <= 1 for row in all_rows if row.get(name)) for name in names}
     table_rows = []
     for line in rows:
         shown = [*(line.run.categories if several else ()), *line.run.breakdowns["all"]]

@@ -231,8 +231,8 @@ def run_table(found: Sequence[Comparison]) -> Table:
 
     What is the same for all stands in the caption and not in a column; the CSV has every column.
     """
-    labelled = [one for comparison in found for one in comparison.runs]
-    rows = [one.run.row for one in labelled]
+    labelled = [labelled_run for comparison in found for labelled_run in comparison.runs]
+    rows = [labelled_run.run.row for labelled_run in labelled]
     shared = [key for key in _RUN_COLUMNS if len({row[key] for row in rows}) == 1]
     own = [key for key in _RUN_COLUMNS if key not in shared]
     common = ", ".join(f"{HEADINGS[key]} {rows[0][key]}" for key in shared if rows[0][key])
@@ -247,14 +247,14 @@ def run_table(found: Sequence[Comparison]) -> Table:
         rows=tuple(
             Row(
                 (
-                    Cell(one.run.selector, one.differs),
-                    Cell(one.run.id),
-                    *(Cell(one.run.row[key] or DASH) for key in own),
+                    Cell(labelled_run.run.selector, labelled_run.differs),
+                    Cell(labelled_run.run.id),
+                    *(Cell(labelled_run.run.row[key] or DASH) for key in own),
                 ),
-                style=one.run.id,
+                style=labelled_run.run.id,
             )
-            for one in labelled
+            for labelled_run in labelled
         ),
         record_columns=("selector", "differs_in", "run_id", "split", "uses_truth", *_RUN_COLUMNS),
-        records=tuple({**one.run.row, "differs_in": one.differs} for one in labelled),
+        records=tuple({**labelled_run.run.row, "differs_in": labelled_run.differs} for labelled_run in labelled),
     )

@@ -14,8 +14,8 @@ from typing import Any
 from semclip_eval.report.comparisons import Comparison
 from semclip_eval.report.lines import Line, focus
 from semclip_eval.report.pictures import Images, Picture, picture
+from semclip_eval.scoring.choice import LETTERS
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LONGEST_TEXT = 600
 # Base64 characters for all images of a report together, which keeps the page under 3 MB, and the least for one image.
 IMAGE_BUDGET = 2_000_000
@@ -223,7 +223,7 @@ def _letter(index: int) -> str:
 
 def _truth(truth: Any) -> str:
     if isinstance(truth, (list, tuple)):
-        return _shortened(", ".join(dict.fromkeys(str(one) for one in truth)))
+        return _shortened(", ".join(dict.fromkeys(str(reference) for reference in truth)))
     return _shortened(str(truth))
 
 

@@ -97,8 +97,8 @@ def _paired(reference: FinishedRun, run: FinishedRun) -> tuple[Pair | None, str]
         return compare([reference.folder, run.folder]).pairs[0], ""
     except SemclipEvalError as error:
         reason = str(error)
-        for one in (reference, run):
-            reason = reason.replace(str(one.folder), f"{one.selector} {one.id}")
+        for side in (reference, run):
+            reason = reason.replace(str(side.folder), f"{side.selector} {side.id}")
         return None, reason.rstrip(".")
 
 

@@ -41,8 +41,8 @@ def run_report(arguments: list[str]) -> int:
     files, left_out = report(chosen.results_dir, chosen.gallery)
     folder = chosen.output or chosen.results_dir / "report"
     write(folder, files)
-    for one in left_out:
-        notice(f"left out: {one.folder}: {one.why}")
+    for folder_left in left_out:
+        notice(f"left out: {folder_left.folder}: {folder_left.why}")
     count = {ending: sum(name.endswith(ending) for name in files) for ending in (".csv", ".svg")}
     notice(f"{count['.csv']} tables (CSV, Markdown, LaTeX) and {count['.svg']} plots (PNG, SVG) lie beside the page.")
     out.print(str(folder / PAGE), markup=False, highlight=False, soft_wrap=True)
@@ -63,15 +63,15 @@ def report(results: Path, gallery: int = GALLERY) -> tuple[dict[str, bytes], Seq
     sections = [
         Section(
             comparison=comparison,
-            lines=tuple(one),
-            main=main_table(comparison, one),
-            measures=measure_table(comparison, one),
-            breakdowns=breakdown_tables(comparison, one),
-            stages=stage_table(comparison, one),
-            plots=tuple(plots(comparison, one, marks)),
+            lines=tuple(run_lines),
+            main=main_table(comparison, run_lines),
+            measures=measure_table(comparison, run_lines),
+            breakdowns=breakdown_tables(comparison, run_lines),
+            stages=stage_table(comparison, run_lines),
+            plots=tuple(plots(comparison, run_lines, marks)),
             gallery=looked_at,
         )
-        for comparison, one, looked_at in zip(found, rows, shown, strict=True)
+        for comparison, run_lines, looked_at in zip(found, rows, shown, strict=True)
     ]
     runs_table = run_table(found)
     files: dict[str, bytes] = {PAGE: page(sections, runs_table, left_out, marks).encode()}

@@ -27,17 +27,17 @@ def run_table(folder: Path) -> None:
     """
     row = read_summary(folder)
     groups = _groups(read_rows(folder / CATEGORIES))
-    every = [line for lines in groups.values() for line in lines]
-    measures = metric_columns(every)
-    out.print(Text(_title(row, every), style="bold"), highlight=False)
-    accuracy = _accuracy_columns(every)
-    whole = _table(groups, accuracy | {_heading(name, every): _measure_cells(name, every) for name in measures})
+    all_rows = [line for lines in groups.values() for line in lines]
+    measures = metric_columns(all_rows)
+    out.print(Text(_title(row, all_rows), style="bold"), highlight=False)
+    accuracy = _accuracy_columns(all_rows)
+    whole = _table(groups, accuracy | {_heading(name, all_rows): _measure_cells(name, all_rows) for name in measures})
     if not measures or _fits(whole):
         out.print(whole)
     else:
         out.print(_table(groups, accuracy))
         out.print()
-        out.print(_table(groups, {_heading(name, every): _measure_cells(name, every) for name in measures}))
+        out.print(_table(groups, {_heading(name, all_rows): _measure_cells(name, all_rows) for name in measures}))
     for name, lines in groups.items():
         if not _shown(name, lines):
             out.print(Text(f"by {name}: {len(lines)} values, in {CATEGORIES}", style="dim"))
@@ -60,39 +60,39 @@ def _shown(name: str, lines: Sequence[Row]) -> bool:
     return name in ("category", "all") or len(lines) <= MOST_VALUES
 
 
-def _accuracy_columns(every: Sequence[Row]) -> dict[str, list[str]]:
+def _accuracy_columns(all_rows: Sequence[Row]) -> dict[str, list[str]]:
     """Heading and cells, a cell a row, of what every benchmark has; nothing that no row has or the title says."""
-    grouped = any(row["n_units"] != row["n_scored"] for row in every)
-    columns = {"n": [row["n"] for row in every]}
+    grouped = any(row["n_units"] != row["n_scored"] for row in all_rows)
+    columns = {"n": [row["n"] for row in all_rows]}
     if grouped:
-        columns["units"] = [row["n_units"] for row in every]
-    columns["accuracy %\n(95 %)"] = [accuracy_cell(row) for row in every]
-    if not _alike("chance_accuracy", every):
-        columns["chance %"] = [percent(row["chance_accuracy"]) for row in every]
-    if any(row["hit_rate"] for row in every):
-        columns["hit %"] = [percent(row["hit_rate"]) for row in every]
-    if not _alike("visual_tokens_mean", every):
-        columns["visual\ntokens"] = [number_cell(row["visual_tokens_mean"], 0) for row in every]
+        columns["units"] = [row["n_units"] for row in all_rows]
+    columns["accuracy %\n(95 %)"] = [accuracy_cell(row) for row in all_rows]
+    if not _alike("chance_accuracy", all_rows):
+        columns["chance %"] = [percent(row["chance_accuracy"]) for row in all_rows]
+    if any(row["hit_rate"] for row in all_rows):
+        columns["hit %"] = [percent(row["hit_rate"]) for row in all_rows]
+    if not _alike("visual_tokens_mean", all_rows):
+        columns["visual\ntokens"] = [number_cell(row["visual_tokens_mean"], 0) for row in all_rows]
     for name in ("unparsed", "error"):
-        if any(row[f"n_{name}"] != "0" for row in every):
-            columns[name] = [row[f"n_{name}"] for row in every]
+        if any(row[f"n_{name}"] != "0" for row in all_rows):
+            columns[name] = [row[f"n_{name}"] for row in all_rows]
     return columns
 
 
-def _fractions(name: str, every: Sequence[Row]) -> bool:
-    return all(0 <= float(row[name]) <= 1 for row in every if row[name])
+def _fractions(name: str, all_rows: Sequence[Row]) -> bool:
+    return all(0 <= float(row[name]) <= 1 for row in all_rows if row[name])
 
 
-def _heading(name: str, every: Sequence[Row]) -> str:
+def _heading(name: str, all_rows: Sequence[Row]) -> str:
     words = name.split("_")
-    if _fractions(name, every):
+    if _fractions(name, all_rows):
         words = [*words, "%"] if len(words) == 1 else [*words[:-1], f"{words[-1]} %"]
     return "\n".join(words)
 
 
-def _measure_cells(name: str, every: Sequence[Row]) -> list[str]:
+def _measure_cells(name: str, all_rows: Sequence[Row]) -> list[str]:
     """Percent for what lies between 0 and 1 in every row, else the number."""
-    return [percent(row[name]) if _fractions(name, every) else number_cell(row[name], 1) for row in every]
+    return [percent(row[name]) if _fractions(name, all_rows) else number_cell(row[name], 1) for row in all_rows]
 
 
 def _table(groups: Mapping[str, Sequence[Row]], columns: Mapping[str, Sequence[str]]) -> Table:
@@ -120,11 +120,11 @@ def _fits(table: Table) -> bool:
     return Measurement.get(wide, wide.options, table).maximum <= out.width
 
 
-def _alike(name: str, every: Sequence[Row]) -> bool:
-    return len({row[name] for row in every}) == 1
+def _alike(name: str, all_rows: Sequence[Row]) -> bool:
+    return len({row[name] for row in all_rows}) == 1
 
 
-def _title(row: Row, every: Sequence[Row]) -> str:
+def _title(row: Row, all_rows: Sequence[Row]) -> str:
     """What was run, and what all rows of the table have in common."""
     parts = [
         f"{row['benchmark']} ({row['profile']} profile, {row['protocol']})",
@@ -132,9 +132,9 @@ def _title(row: Row, every: Sequence[Row]) -> str:
         row["selector"] + (" (sees the annotated boxes)" if row["uses_truth"] == "true" else ""),
     ]
     parts += [row[name] for name in ("crops", "psi") if row[name]]
-    if row["visual_tokens_mean"] and _alike("visual_tokens_mean", every):
+    if row["visual_tokens_mean"] and _alike("visual_tokens_mean", all_rows):
         parts.append(f"{number_cell(row['visual_tokens_mean'], 0)} visual tokens")
-    if row["chance_accuracy"] and _alike("chance_accuracy", every):
+    if row["chance_accuracy"] and _alike("chance_accuracy", all_rows):
         parts.append(f"chance {percent(row['chance_accuracy'])} %")
     return " · ".join(parts)
 

@@ -81,8 +81,8 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """
     if not references:
         raise ValueError("VQA accuracy needs at least one reference answer")
-    said = evalai_normalized(answer)
-    matches = [evalai_normalized(reference) == said for reference in references]
+    normalized = evalai_normalized(answer)
+    matches = [evalai_normalized(reference) == normalized for reference in references]
     if len(matches) == 1:
         return float(matches[0])
     needed = min(3, len(matches) - 1)

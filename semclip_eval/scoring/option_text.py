@@ -62,10 +62,10 @@ def same_option(answer: str, options: Sequence[str]) -> int | None:
 
 def begins_with(answer: str, option: str) -> bool:
     """Does the answer begin with the option's text, as whole words and with the same signs?"""
-    said, text = signed(answer), signed(option)
-    if not text or not said.startswith(text):
+    answer_text, text = signed(answer), signed(option)
+    if not text or not answer_text.startswith(text):
         return False
-    rest = said[len(text) :]
+    rest = answer_text[len(text) :]
     return not rest or (rest[0].isspace() and not re.match(rf"\s*{_SIGN}", rest))
 
 

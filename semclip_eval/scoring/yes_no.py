@@ -63,17 +63,17 @@ def parse_yes_no(text: str) -> Choice:
     clauses = _clauses(answer)
     stated = {_POLARITY[found["word"]] for found in _STATED.finditer(answer)}
     standing = {_POLARITY[found["word"]] for clause in clauses if (found := _STANDING.match(clause))}
-    said = stated | standing
-    if len(said) > 1 or _BOTH.search(answer):
+    readings = stated | standing
+    if len(readings) > 1 or _BOTH.search(answer):
         return Choice(None, "both yes and no")
     doubt = _IGNORANCE.search(answer) or any(_HEDGE.fullmatch(clause) for clause in clauses)
     if doubt and not stated:
         return Choice(None, "in doubt")
-    if not said:
+    if not readings:
         return Choice(None, "no yes or no as the answer")
     if _AGAINST.search(answer):
         return Choice(None, "a yes or no that the rest contradicts")
-    return Choice(said.pop(), "stated" if stated else "yes or no")
+    return Choice(readings.pop(), "stated" if stated else "yes or no")
 
 
 def parse_officially(text: str) -> Choice:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from semclip_eval.crops import whole_number
+from semclip_eval.checks import whole_number
 from semclip_eval.selectors.base import SelectionInput, Selector, check_enough, check_scheme, with_overview
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Box, Selection

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from semclip_eval.crops import whole_number
+from semclip_eval.checks import whole_number
 from semclip_eval.errors import QuestionError
 from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.selectors.base import SelectionInput, Selector, check_enough, check_scheme, overview

@@ -129,8 +129,8 @@ class Endpoint:
         try:
             payload = raw.http_response.json()
         except ValueError:
-            said = first_words(self.clean(raw.http_response.text))
-            raise QuestionError(f"{self.base_url}: the answer is not JSON: {said!r}") from None
+            detail = first_words(self.clean(raw.http_response.text))
+            raise QuestionError(f"{self.base_url}: the answer is not JSON: {detail!r}") from None
         except RecursionError:
             raise QuestionError(f"{self.base_url}: the answer is JSON nested too deeply to be read") from None
         reply = read_reply(self.cleaned(payload))
@@ -185,7 +185,7 @@ class Endpoint:
     def _explained(self, error: Exception) -> Exception:
         """The client's exception in our words: a ModelError where it concerns every request, else a QuestionError."""
         library = self._openai
-        said = first_words(self.clean(_words_of(error)))
+        detail = first_words(self.clean(_words_of(error)))
         large = error if isinstance(error, ReplyTooLarge) else error.__cause__  # a version of the client may wrap it
         if isinstance(large, ReplyTooLarge):
             return QuestionError(f"{self.base_url}: {large}; raise model.max_reply_mib if that is as it should be")
@@ -203,27 +203,27 @@ class Endpoint:
         if status == 401:
             state = "holds another key" if self._key else "is not set"
             return ModelError(
-                f"{self.base_url}: refuses the key (HTTP 401: {said}).\nThe environment variable {self.api_key_env} "
+                f"{self.base_url}: refuses the key (HTTP 401: {detail}).\nThe environment variable {self.api_key_env} "
                 f"{state}; set it, or name another one with model.api_key_env=NAME."
             )
         if status == 402:
-            return ModelError(f"{self.base_url}: asks for payment (HTTP 402: {said}); {GOES_ON}.")
+            return ModelError(f"{self.base_url}: asks for payment (HTTP 402: {detail}); {GOES_ON}.")
         if status == 404:
-            return ModelError(self._no_such_model(said))
+            return ModelError(self._no_such_model(detail))
         if status == 429:
             return ModelError(
-                f"{self.base_url}: too many requests, after {self.max_retries} retries (HTTP 429: {said}).\n"
+                f"{self.base_url}: too many requests, after {self.max_retries} retries (HTTP 429: {detail}).\n"
                 f"Lower model.max_in_flight, raise model.max_retries or the quota; {GOES_ON}."
             )
-        return QuestionError(f"{self.base_url}: {f'HTTP {status}: ' if status else ''}{said}")
+        return QuestionError(f"{self.base_url}: {f'HTTP {status}: ' if status else ''}{detail}")
 
-    def _no_such_model(self, said: str) -> str:
+    def _no_such_model(self, detail: str) -> str:
         names = list(self.offered)
         if str(self.model) in names or not names:
             remedy = "Does model.base_url end where the server's API begins (usually /v1)?"
         else:
             remedy = f"It offers: {', '.join(sorted(names)[:20])}.{did_you_mean(str(self.model), names)}"
-        return f"{self.base_url}: has no model {self.model!r} (HTTP 404: {said}).\n{remedy}"
+        return f"{self.base_url}: has no model {self.model!r} (HTTP 404: {detail}).\n{remedy}"
 
 
 async def settled(coroutines: Iterable[Awaitable[T]]) -> list[T | BaseException]:

@@ -63,9 +63,9 @@ def read_tokens(raw: Sequence[Any] | None) -> PromptTokens:
             continue
         if not isinstance(entry, Mapping) or len(entry) != 1:
             raise QuestionError(f"prompt_logprobs[{place}] is not an object with one token")
-        ((token_id, said),) = entry.items()
+        ((token_id, detail),) = entry.items()
         try:
-            tokens.append(PromptToken(int(token_id), float(said["logprob"]), said.get("decoded_token")))
+            tokens.append(PromptToken(int(token_id), float(detail["logprob"]), detail.get("decoded_token")))
         except (TypeError, ValueError, KeyError, AttributeError):
             raise QuestionError(f"prompt_logprobs[{place}] has no token id with a logprob") from None
     return tokens

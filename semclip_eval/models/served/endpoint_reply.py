@@ -114,8 +114,8 @@ def read_reply(payload: Any) -> Reply:
     error = payload.get("error")
     if error and not payload.get("choices"):
         # Some gateways answer 200 with an error inside.
-        said = error.get("message", error) if isinstance(error, Mapping) else error
-        raise QuestionError(f"the server replied with an error: {first_words(str(said))}")
+        detail = error.get("message", error) if isinstance(error, Mapping) else error
+        raise QuestionError(f"the server replied with an error: {first_words(str(detail))}")
     choices = payload.get("choices")
     if not isinstance(choices, list) or not choices:
         raise QuestionError(f"the server's reply has no choices: {first_words(str(dict(payload)))}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from semclip_eval.checks import require_member, whole_number
 from semclip_eval.errors import ConfigError, QuestionError, SemclipEvalError
 from semclip_eval.models.base import VLM, ModelInputs
 from semclip_eval.models.served.endpoint_client import Endpoint, raise_first, settled
@@ -111,20 +112,20 @@ class OpenAIEndpoint(VLM):
         answer_end: str | None = None,
         mode: str = "accuracy",
     ) -> None:
-        _one_of("image_format", image_format, IMAGE_FORMATS)
-        _one_of("max_tokens_field", max_tokens_field, LENGTH_FIELDS)
-        _one_of("mode", mode, MODES)
+        require_member("model.image_format", image_format, IMAGE_FORMATS)
+        require_member("model.max_tokens_field", max_tokens_field, LENGTH_FIELDS)
+        require_member("model.mode", mode, MODES)
         if detail is not None:
-            _one_of("detail", detail, DETAILS)
-        _whole_number("max_in_flight", max_in_flight, 1)
-        _whole_number("max_retries", max_retries, 0)
-        _whole_number("jpeg_quality", jpeg_quality, 1, 100)
+            require_member("model.detail", detail, DETAILS)
+        whole_number("model.max_in_flight", max_in_flight, 1)
+        whole_number("model.max_retries", max_retries, 0)
+        whole_number("model.jpeg_quality", jpeg_quality, 1, 100)
         _number("timeout_s", timeout_s, above=0)
         _number("max_reply_mib", max_reply_mib, above=0)
         if temperature is not None:
             _number("temperature", temperature, above=-1e-9)
         if seed is not None:
-            _whole_number("seed", seed, 0)
+            whole_number("model.seed", seed, 0)
         self.name = name
         self.image_format, self.jpeg_quality, self.detail = image_format, jpeg_quality, detail
         self.system_prompt, self.answer_end, self.mode = system_prompt, answer_end, mode
@@ -346,17 +347,6 @@ def _checked_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
         if key in extra:
             raise ConfigError(f"model.extra_body.{key}: is set by the program; take it out.")
     return dict(extra)
-
-
-def _one_of(key: str, value: Any, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"model.{key}={value}: must be one of {', '.join(allowed)}.")
-
-
-def _whole_number(key: str, value: Any, least: int, most: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ConfigError(f"model.{key}={value}: must be a whole number {limits}.")
 
 
 def _number(key: str, value: Any, above: float) -> None:

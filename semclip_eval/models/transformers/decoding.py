@@ -114,8 +114,8 @@ class CachedDecoder(VLM):
                 use_cache=True,
             )
             logits = outputs.logits[:, -1].float()
-        made = torch.stack(tokens, dim=1).tolist()
-        return {row: self._text_answer(made[line], batch[row], ignore_end_token) for line, row in enumerate(rows)}
+        generated = torch.stack(tokens, dim=1).tolist()
+        return {row: self._text_answer(generated[line], batch[row], ignore_end_token) for line, row in enumerate(rows)}
 
     def _text_answer(self, tokens: list[int], prepared: ModelInputs, ignore_end_token: bool) -> Answer:
         tokens = tokens[: prepared.max_new_tokens]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.checks import whole_number
+from semclip_eval.errors import ModelError
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
@@ -36,8 +37,7 @@ class InternVLConfig(TransformersConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_patches is not None and (not isinstance(self.max_patches, int) or self.max_patches < 1):
-            raise ConfigError(f"model.max_patches={self.max_patches}: must be a number of tiles, at least 1, or null")
+        whole_number("model.max_patches", self.max_patches, 1, or_null="the checkpoint's own")
 
 
 class InternVL(DynamicResolutionVLM):
@@ -63,10 +63,10 @@ class InternVL(DynamicResolutionVLM):
 
     def _read_layout(self) -> None:
         config, vision = self.model.config, self.model.config.vision_config
-        made = [self.image_processor.size["height"], self.image_processor.size["width"]]
-        if made != list(vision.image_size):
+        side = [self.image_processor.size["height"], self.image_processor.size["width"]]
+        if side != list(vision.image_size):
             raise ModelError(
-                f"{self.name}: the image processor makes tiles of {made} pixels, the vision tower takes "
+                f"{self.name}: the image processor makes tiles of {side} pixels, the vision tower takes "
                 f"{list(vision.image_size)}; the files do not fit together"
             )
         self.most_patches = self.settings.max_patches or self.image_processor.max_patches
@@ -79,7 +79,7 @@ class InternVL(DynamicResolutionVLM):
         for image in images:
             require_rgb(image)
         # InternVLProcessor cuts into tiles although the published image processor, asked alone, does not.
-        made = self.image_processor(
+        processed = self.image_processor(
             images=list(images),
             return_tensors="pt",
             input_data_format="channels_last",
@@ -87,8 +87,8 @@ class InternVL(DynamicResolutionVLM):
             max_patches=self.most_patches,
         )
         return Views(
-            pixel_values=made["pixel_values"].to(torch.float32),
-            tokens=tuple(self.tile_tokens * int(tiles) for tiles in made["num_patches"]),
+            pixel_values=processed["pixel_values"].to(torch.float32),
+            tokens=tuple(self.tile_tokens * int(tiles) for tiles in processed["num_patches"]),
         )
 
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:

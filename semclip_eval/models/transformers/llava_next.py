@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.checks import whole_number
+from semclip_eval.errors import ModelError
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
@@ -31,8 +32,8 @@ class LlavaNextConfig(TransformersConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_tiles is not None and (not isinstance(self.max_tiles, int) or self.max_tiles < 2):
-            raise ConfigError(f"model.max_tiles={self.max_tiles}: must be at least 2, the smallest canvas, or null")
+        # The smallest canvas has two tiles.
+        whole_number("model.max_tiles", self.max_tiles, 2, or_null="every canvas of the checkpoint")
 
 
 class LlavaNext(DynamicResolutionVLM):
@@ -59,10 +60,10 @@ class LlavaNext(DynamicResolutionVLM):
         config, vision = self.model.config, self.model.config.vision_config
         self.tile = int(vision.image_size)
         self.patches = self.tile // int(vision.patch_size)
-        made = self.image_processor.crop_size["height"]
-        if made != self.tile:
+        side = self.image_processor.crop_size["height"]
+        if side != self.tile:
             raise ModelError(
-                f"{self.name}: the image processor makes tiles of {made} pixels, the vision tower takes {self.tile}; "
+                f"{self.name}: the image processor makes tiles of {side} pixels, the vision tower takes {self.tile}; "
                 "the files do not fit together"
             )
         self.canvases = [list(canvas) for canvas in config.image_grid_pinpoints]
@@ -78,16 +79,16 @@ class LlavaNext(DynamicResolutionVLM):
     def _views(self, images: Sequence[Image.Image]) -> Views:
         for image in images:
             require_rgb(image)
-        made = self.image_processor(
+        processed = self.image_processor(
             images=list(images),
             return_tensors="pt",
             input_data_format="channels_last",
             image_grid_pinpoints=self.canvases,
         )
         return Views(
-            pixel_values=made["pixel_values"].to(torch.float32),
+            pixel_values=processed["pixel_values"].to(torch.float32),
             tokens=tuple(self._view_tokens(image.height, image.width) for image in images),
-            extras={"image_sizes": made["image_sizes"]},
+            extras={"image_sizes": processed["image_sizes"]},
         )
 
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:

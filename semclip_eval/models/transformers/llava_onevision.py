@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from PIL import Image
 
+from semclip_eval.checks import require_member
 from semclip_eval.errors import ModelError
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, padded_square, placeless, token_boxes
-from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views, require_member
+from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views
 from semclip_eval.models.transformers.views import require_rgb
 
 TILES = ("single_view", "every_view")
@@ -73,10 +74,10 @@ class LlavaOnevision(DynamicResolutionVLM):
                 "as published, is supported"
             )
         self.most_tiles = int(most)
-        made = self.image_processor.size["height"]
-        if made != self.tile:
+        side = self.image_processor.size["height"]
+        if side != self.tile:
             raise ModelError(
-                f"{self.name}: the image processor makes tiles of {made} pixels, the vision tower takes {self.tile}; "
+                f"{self.name}: the image processor makes tiles of {side} pixels, the vision tower takes {self.tile}; "
                 "the files do not fit together"
             )
         self.least_view_tokens = self.patches**2
@@ -89,7 +90,7 @@ class LlavaOnevision(DynamicResolutionVLM):
             require_rgb(image)
         tiled = self._is_tiled(len(images))
         # A nested list is one question with several images; in a flat list each is a question of its own.
-        made = self.image_processor(
+        processed = self.image_processor(
             images=list(images) if tiled else [list(images)],
             return_tensors="pt",
             input_data_format="channels_last",
@@ -97,10 +98,10 @@ class LlavaOnevision(DynamicResolutionVLM):
         )
         tokens = [self._tiled_tokens(image.height, image.width) if tiled else self.patches**2 + 1 for image in images]
         return Views(
-            pixel_values=made["pixel_values"].to(torch.float32),
+            pixel_values=processed["pixel_values"].to(torch.float32),
             tokens=tuple(tokens),
             extras={
-                "image_sizes": made["image_sizes"],
+                "image_sizes": processed["image_sizes"],
                 "batch_num_images": torch.tensor([1] * len(images) if tiled else [len(images)]),
             },
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
@@ -41,8 +42,7 @@ class Qwen25VLConfig(TransformersConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for key, value in (("min_pixels", self.min_pixels), ("max_pixels", self.max_pixels)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ConfigError(f"model.{key}={value}: must be a number of pixels, at least 1, or null")
+            whole_number(f"model.{key}", value, 1, or_null="as published")
 
 
 class Qwen25VL(DynamicResolutionVLM):
@@ -91,11 +91,11 @@ class Qwen25VL(DynamicResolutionVLM):
         # One by one: stacked originals of high-resolution views would cost far more memory than the results.
         # Pass input_data_format: transformers infers it wrongly for 3x3 and 1x1 pixels.
         processor_kwargs = {"return_tensors": "pt", "input_data_format": "channels_last", "size": self.size}
-        made = [self.image_processor(images=[image], **processor_kwargs) for image in images]
-        grids = torch.cat([view["image_grid_thw"] for view in made])
+        processed = [self.image_processor(images=[image], **processor_kwargs) for image in images]
+        grids = torch.cat([view["image_grid_thw"] for view in processed])
         merged = self.image_processor.merge_size**2
         return Views(
-            pixel_values=torch.cat([view["pixel_values"] for view in made]).to(torch.float32),
+            pixel_values=torch.cat([view["pixel_values"] for view in processed]).to(torch.float32),
             tokens=tuple(int(grid.prod()) // merged for grid in grids),
             extras={"image_grid_thw": grids},
         )

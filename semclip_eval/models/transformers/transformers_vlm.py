@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from semclip_eval.crops import whole_number
+from semclip_eval.checks import require_member, whole_number
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
@@ -509,12 +509,6 @@ class TransformersVLM(CachedDecoder):
 def _joined(features: Sequence[Sequence[ViewTokens]]) -> list[torch.Tensor]:
     """The visual features of each question in one tensor (tokens, hidden size)."""
     return [torch.cat([view.features for view in views]) if len(views) else torch.empty(0, 0) for views in features]
-
-
-def require_member(key: str, value: str, allowed: tuple[str, ...], also: str = "") -> None:
-    """Raise ConfigError where a config value is none of those allowed."""
-    if value not in allowed:
-        raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}{also and ' ' + also}")
 
 
 def _require_device(device: str) -> None:

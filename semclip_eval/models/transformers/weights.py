@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from semclip_eval.checks import first_line
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.hub import offline_if_unreachable
@@ -257,8 +258,3 @@ def check_weight_files(folder: Path) -> None:
 def unreadable(place: Path, error: Exception) -> ModelError:
     """A ModelError of one line for a file or folder that another library could not read."""
     return ModelError(f"{place}: cannot be read ({type(error).__name__}: {first_line(error)}); copy it again")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, cut at 200 characters."""
-    return (str(error).strip().splitlines() or ["no message"])[0][:200]
