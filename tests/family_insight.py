@@ -196,7 +196,20 @@ def check_token_boxes(vlm: TransformersVLM, sizes: list[tuple[int, int]], most_v
             assert [len(view.boxes) for view in boxes] == list(prepared.view_tokens), size
             for view in boxes:
                 _check_tiling(view, size)
+    _check_any_size(vlm)
     _check_place(vlm)
+
+
+def _check_any_size(vlm: TransformersVLM) -> None:
+    """Views of any sizes, of different ones in a question, and flat ones, have as many places as tokens."""
+    rng = np.random.default_rng(4)
+    for draw in range(20):
+        most = (6, 500) if draw % 2 else (500, 500)
+        sizes = [(int(rng.integers(1, most[0])), int(rng.integers(1, most[1]))) for _ in range(1 + draw % 3)]
+        sizes = [size for size in sizes if max(size) < 150 * min(size)]  # Qwen refuses what is 200 times as long
+        images = tuple(Image.new("RGB", size) for size in sizes)
+        prepared = vlm.prepare(Request(images, Prompt("?", max_new_tokens=1), prunes=True))
+        assert [len(view.boxes) for view in vlm.token_boxes(sizes)] == list(prepared.view_tokens), sizes
 
 
 def _check_tiling(tokens: TokenBoxes, size: tuple[int, int]) -> None:
