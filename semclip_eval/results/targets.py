@@ -33,10 +33,11 @@ def target_size(record: Mapping[str, Any]) -> float | None:
 
     A target of 50 x 50 pixels in an image of 1000 x 1000 has 0.05.
     """
-    views = record["views"] or []
-    whole = next((view["box"] for view in views if view["kind"] == "overview"), None)
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in record["target_boxes"]]
-    if whole is None or not areas or min(areas) <= 0:
+    if not areas or min(areas) <= 0:
+        return None
+    whole = next((view["box"] for view in record["views"] or () if view["kind"] == "overview"), None)
+    if whole is None:
         return None
     return math.sqrt(min(areas) / ((whole[2] - whole[0]) * (whole[3] - whole[1])))
 
