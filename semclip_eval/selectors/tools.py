@@ -17,7 +17,7 @@ from semclip_eval.types import Answer, Cost, Request, Verdict, View
 
 if TYPE_CHECKING:
     from semclip_eval.models.base import VLM, ModelInputs
-    from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, Values
+    from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values
 
 T = TypeVar("T")
 
@@ -73,6 +73,10 @@ class SelectorVLM:
         if self._vlm.layers is None:
             raise ConfigError(f"model={self._vlm.name}: does not say how many layers its language model has.")
         return self._vlm.layers
+
+    def token_boxes(self, sizes: Sequence[tuple[int, int]]) -> list[TokenBoxes]:
+        """Where the visual tokens of a prompt's views lie (`VLM.token_boxes`); costs nothing."""
+        return self._vlm.token_boxes(sizes)
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Greedy text, or the loss of each continuation."""
