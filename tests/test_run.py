@@ -78,8 +78,8 @@ def test_the_summary_is_what_one_counts_in_the_samples(tmp_path):
     categories = {line["category"]: line for line in read_rows(folder / "categories.csv")}
     even = [record["score"] for record in records if record["category"] == "even"]
     # Ten of sixty by ten of forty pixels: a fifth of the image's side.
-    assert list(categories) == ["even", "odd", "10 % or more", "all"]
-    assert [line["breakdown"] for line in categories.values()] == ["category", "category", "target_size", "all"]
+    assert list(categories) == ["even", "odd", "even, 10 % or more", "odd, 10 % or more", "all"]
+    assert [line["breakdown"] for line in categories.values()] == ["category"] * 2 + ["target_size"] * 2 + ["all"]
     assert float(categories["even"]["accuracy"]) == pytest.approx(sum(even) / len(even))
     assert read_rows(tmp_path / "runs.csv") == [row]
 

@@ -139,7 +139,8 @@ def test_a_tight_crop_is_a_square_around_its_target(left: int, top: int, side: i
 
 
 def record(boxes: list[list[int]], width: int = 1000, height: int = 1000) -> dict[str, Any]:
-    return {"target_boxes": boxes, "views": [{"kind": "overview", "box": [0, 0, width, height]}]}
+    views = [{"kind": "overview", "box": [0, 0, width, height]}]
+    return {"target_boxes": boxes, "views": views, "category": "c"}
 
 
 @given(side=st.integers(1, 900))
@@ -166,3 +167,5 @@ def test_targets_are_counted_where_their_number_differs_and_sizes_rise() -> None
     assert target_size(rows[1]) == pytest.approx(0.02)
     assert target_size({"target_boxes": [[0, 0, 5, 5]], "views": None}) is None
     assert by_targets([record([])]) == {}
+    rows[0]["category"] = "d"
+    assert list(by_targets(rows))[2:] == [("target_size", "d, 5-7.07 %"), ("target_size", "c, 1.77-2.5 %")]

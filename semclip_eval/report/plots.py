@@ -1,4 +1,4 @@
-"""The plots: accuracy against visual tokens, accuracy against hit rate, latency by stage.
+"""The plots: accuracy against visual tokens, hit rate and size of the target, latency by stage.
 
 Drawn small, so that their text stays readable on a phone; the same bytes for the same numbers.
 """
@@ -6,6 +6,7 @@ Drawn small, so that their text stays readable on a phone; the same bytes for th
 from __future__ import annotations
 
 import io
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from semclip_eval.report.comparisons import Comparison
 from semclip_eval.report.lines import Line, timed_stages
 from semclip_eval.report.style import INK, MUTED, STAGE_COLOURS, Style
 from semclip_eval.report.table import decimal, percent
+from semclip_eval.results.targets import TARGET_SIZE
 
 WIDTH, HEIGHT = 4.5, 3.8
 PNG_DPI = 200
@@ -24,6 +26,8 @@ LOG_RATIO = 8
 # Runs at the same place stand side by side, this many points apart.
 DODGE_POINTS = 8
 DODGE_PART = 0.02
+# A size with fewer questions than this has an interval that tells nothing.
+FEWEST_OF_A_SIZE = 10
 # Height in inches of one row of the legend.
 LEGEND_ROW = 0.2
 
@@ -44,7 +48,7 @@ def plots(comparison: Comparison, rows: Sequence[Line], styles: Mapping[str, Sty
     if comparison.shared("mode") == "latency":
         found = [_latency_plot(rows)]
     else:
-        found = [_tokens_plot(rows, styles), _hits_plot(rows, styles)]
+        found = [_tokens_plot(rows, styles), _hits_plot(rows, styles), *_size_plots(rows, styles)]
     return [plot for plot in found if plot is not None]
 
 
@@ -79,6 +83,62 @@ def _hits_plot(rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None
 
     alt = "; ".join(f"{_reads(line)} at a hit rate of {percent(line.run.number('hit_rate'))} %" for line in shown)
     return _scatter("accuracy_hits", "Accuracy against hit rate", alt, "hit_rate", shown, styles, decorate)
+
+
+def _size_plots(rows: Sequence[Line], styles: Mapping[str, Style]) -> list[Plot | None]:
+    """Accuracy by size of the target, a plot for each category that has questions of three sizes or more."""
+    names = dict.fromkeys(row["category"] for line in rows for row in line.run.breakdowns.get(TARGET_SIZE, ()))
+    categories = dict.fromkeys(name.rpartition(", ")[0] for name in names)
+    return [_size_plot(category, rows, styles) for category in categories]
+
+
+def _size_plot(category: str, rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None:
+    points: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
+    for line in rows:
+        for row in line.run.breakdowns.get(TARGET_SIZE, ()):
+            of, _, size = row["category"].rpartition(", ")
+            if of == category and row["accuracy"] and int(row["n"]) >= FEWEST_OF_A_SIZE:
+                points.setdefault(line.run.id, []).append((size, row))
+    shown = [line for line in rows if line.run.id in points]
+    sizes = list(dict.fromkeys(size for line in shown for size, _ in points[line.run.id]))
+    if len(sizes) < 3:
+        return None
+    names = [line.name + (" (sees the boxes)" if line.run.kind == "oracle" else "") for line in shown]
+    columns = _legend_columns(names)
+    title = f"Accuracy by size of the target{f', {category}' if category else ''}"
+    told = []
+    with _figure(HEIGHT + LEGEND_ROW * (len(names) / columns - 2)) as figure:
+        axes = figure.add_subplot()
+        for name, line in zip(names, shown, strict=True):
+            own = points[line.run.id]
+            style = styles[line.run.id]
+            accuracies = [100 * float(row["accuracy"]) for _, row in own]
+            ends = [
+                [100 * float(row[f"accuracy_ci_{end}"] or row["accuracy"]) for _, row in own] for end in ("low", "high")
+            ]
+            axes.errorbar(
+                [sizes.index(size) for size, _ in own],
+                accuracies,
+                yerr=[
+                    [accuracy - low for accuracy, low in zip(accuracies, ends[0], strict=True)],
+                    [high - accuracy for accuracy, high in zip(accuracies, ends[1], strict=True)],
+                ],
+                fmt=f"{style.mark}-",
+                color=style.colour,
+                markerfacecolor="white" if style.hollow else style.colour,
+                markersize=6,
+                linewidth=1.2,
+                elinewidth=1,
+                capsize=2,
+                label=name,
+            )
+            told.append(f"{name} " + ", ".join(f"{a:.1f}" for a in accuracies))
+        axes.set_xticks(range(len(sizes)), [size.removesuffix(" %") for size in sizes], fontsize=9)
+        axes.set_xlabel("size of the smallest target, % of the image's side")
+        axes.set_ylabel("accuracy, % (95 % interval)")
+        _legend(figure, columns)
+        name = re.sub(r"[^A-Za-z0-9]+", "_", f"accuracy_size_{category}").rstrip("_")
+        return _drawn(figure, name, title, f"{title}, from {sizes[0]} to {sizes[-1]}: {'; '.join(told)}.")
 
 
 def _scatter(

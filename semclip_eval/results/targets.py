@@ -14,18 +14,22 @@ _LARGEST, _STEP = 0.1, math.sqrt(2)
 def by_targets(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     """Groups by number of targets (where it differs) and by size of the smallest target, small to large.
 
-    Empty where no question has boxes.
+    Sizes are told apart by category, since categories differ in chance and in what they ask. Empty where no question
+    has boxes.
     """
     counts: dict[int, list[Mapping[str, Any]]] = {}
-    sizes: dict[int, list[Mapping[str, Any]]] = {}
+    sizes: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for record in records:
-        if record["target_boxes"]:
-            counts.setdefault(len(record["target_boxes"]), []).append(record)
+        boxes = record.get("target_boxes") or ()
+        if boxes:
+            counts.setdefault(len(boxes), []).append(record)
         size = target_size(record)
         if size is not None:
-            sizes.setdefault(_bin(size), []).append(record)
+            sizes.setdefault((record["category"], _bin(size)), []).append(record)
+    categories = list(dict.fromkeys(category for category, _ in sizes))
+    order = sorted(sizes, key=lambda key: (categories.index(key[0]), key[1]))
     groups = {(TARGETS, str(count)): counts[count] for count in sorted(counts)} if len(counts) > 1 else {}
-    return groups | {(TARGET_SIZE, bin_name(number)): sizes[number] for number in sorted(sizes)}
+    return groups | {(TARGET_SIZE, size_name(*key, len(categories) > 1)): sizes[key] for key in order}
 
 
 def target_size(record: Mapping[str, Any]) -> float | None:
@@ -33,10 +37,10 @@ def target_size(record: Mapping[str, Any]) -> float | None:
 
     A target of 50 x 50 pixels in an image of 1000 x 1000 has 0.05.
     """
-    areas = [(right - left) * (bottom - top) for left, top, right, bottom in record["target_boxes"]]
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in record.get("target_boxes") or ()]
     if not areas or min(areas) <= 0:
         return None
-    whole = next((view["box"] for view in record["views"] or () if view["kind"] == "overview"), None)
+    whole = next((view["box"] for view in record.get("views") or () if view["kind"] == "overview"), None)
     if whole is None:
         return None
     return math.sqrt(min(areas) / ((whole[2] - whole[0]) * (whole[3] - whole[1])))
@@ -53,3 +57,8 @@ def bin_name(number: int) -> str:
         return "10 % or more"
     low, high = (100 * _LARGEST * _STEP**edge for edge in (number, number + 1))
     return f"{low:.3g}-{high:.3g} %"
+
+
+def size_name(category: str, number: int, with_category: bool) -> str:
+    """The value of the breakdown `target_size`: `direct_attributes, 2.5-3.54 %`, or the range alone."""
+    return f"{category}, {bin_name(number)}" if with_category else bin_name(number)
