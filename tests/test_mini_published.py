@@ -239,7 +239,7 @@ def test_columns_and_types_as_published(tmp_path: Path) -> None:
         "image": datasets.Image(),
         "category": text,
     }
-    assert read[0]["image"].size == (336, 336)
+    assert read[0]["image"].size == (504, 504)
 
 
 def test_formats_cover_every_table() -> None:

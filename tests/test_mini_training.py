@@ -53,9 +53,8 @@ def test_pieces_are_the_tokens_of_the_whole_prompt(encoder: Encoder) -> None:
     rng = random.Random(0)
     views = np.zeros((84, 84, 3), np.uint8)
     for index, maker in enumerate(TURNS.values()):
-        scene = make_scene("dev", index, sign=True)
-        turn = maker(scene, list(scene.things), rng)
-        assert turn is not None
+        scenes = (make_scene("dev", number, sign=True) for number in range(index, index + 20))
+        turn = next(made for scene in scenes if (made := maker(scene, list(scene.things), rng)) is not None)
         count = 1 + index % 3
         system = processor.tokenizer.decode(encoder.prefix(0)[1:2])
         prompt = f"{system} USER: " + "<image>\n" * count + f"{turn[0]} ASSISTANT:"
@@ -160,7 +159,7 @@ def test_clip_learns_from_true_signs(tmp_path: Path) -> None:
     views, texts, targets, dense = make_batch(store, np.random.default_rng(3), 120)
     digits = [{int(d) for d in view[:, 2] if d >= 0} for view in dense]
     assert all(len(each) <= 1 for each in digits)
-    about_sign = [i for i, text in enumerate(texts) if text == "What number is on the sign?"]
+    about_sign = [i for i, text in enumerate(texts) if text.endswith("sign")]
     numbered = [(i, int(text[-1])) for i, text in enumerate(texts) if text[-1:].isdigit()]
     assert about_sign
     assert numbered

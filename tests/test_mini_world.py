@@ -33,7 +33,7 @@ from semclip_eval.mini.world import (
     render,
 )
 
-GOLDEN = {False: "f9bf39d542b20e91", True: "7a80c623e2e9d141"}
+GOLDEN = {False: "c47b2b6b76ad8322", True: "3cfe1949a44dc7bd"}
 
 
 def test_scene_depends_on_split_and_index_only() -> None:
