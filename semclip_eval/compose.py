@@ -32,7 +32,7 @@ def compose(
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from semclip_eval.launch import explain
+    from semclip_eval.launch import as_group_choice, explain
 
     chosen = detected_profile() if profile == "auto" else profile
     search = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).expanduser().resolve()}]"]
@@ -41,7 +41,7 @@ def compose(
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = hydra_compose("config", [f"profile={chosen}", *search, *overrides])
+            composed = hydra_compose("config", [f"profile={chosen}", *search, *map(as_group_choice, overrides)])
         plain: Any = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error

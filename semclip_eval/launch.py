@@ -24,6 +24,7 @@ def launch(arguments: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     refuse_in_arguments(arguments)
+    arguments = [as_group_choice(argument) for argument in arguments]
     for argument in taken_apart(arguments)[0]:
         _check_choice(argument)
         _check_choices(argument, _folders(arguments))
@@ -92,6 +93,20 @@ def taken_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return overrides, flags
 
 
+_INNER = re.compile(r"selector((?:\.inner)+)=([A-Za-z0-9_][A-Za-z0-9_,]*)")
+
+
+def as_group_choice(argument: str) -> str:
+    """`selector.inner=NAME` as the choice of a config, `selector@selector.inner=NAME`; anything else as it is.
+
+    So the inner selector's keys are those of its own config, and are set like others: `selector.inner.top_k=2`.
+    """
+    choice = _INNER.fullmatch(argument)
+    if choice is None or choice.group(2) == "null":
+        return argument
+    return f"selector@selector{choice.group(1)}={choice.group(2)}"
+
+
 def _check_choice(argument: str) -> None:
     """ConfigError for `group=null` and `group=[a,b]`, which Hydra takes apart or falls over in its own way."""
     group, _, value = argument.partition("=")
@@ -106,6 +121,7 @@ def _check_choice(argument: str) -> None:
 def _check_choices(argument: str, folders: list[Path]) -> None:
     """ConfigError for a name that a sweep would only meet, and end at, after the jobs before it."""
     group, _, value = argument.partition("=")
+    group = group.partition("@")[0]
     if group not in GROUPS or "," not in value or "(" in value:
         return
     known = [*(name for folder in folders for name in _names(folder / group)), "auto"]
@@ -182,6 +198,9 @@ def explain(error: Exception) -> str:
     missing_group = re.search(r"Could not override '([^']+)'\. No match in the defaults list", text)
     if missing_group:
         name = missing_group.group(1)
+        if name.startswith("selector@"):
+            place = name.partition("@")[2]
+            return f"{place}=...: that selector has no inner one; selectors that have: gate, sparse, blank_crop."
         return f"{name}=...: there is no group {name!r}.{did_you_mean(name, GROUPS)} Groups: {', '.join(GROUPS)}."
     missing_key = re.search(r"Could not override '([^']+)'", text)
     if missing_key:

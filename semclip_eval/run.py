@@ -121,7 +121,9 @@ def _ask_what_is_left(plan: Plan) -> None:
         **source.measured(plan.run.device),
     }
     row = summary_row(plan, mode, records, environment, cost)
-    write_run(plan.folder, row, category_rows(records, plan.run_id, plan.benchmark), plan.benchmark.metric_names)
+    measures = plan.source.selector.measure_names if plan.source.selector else ()
+    categories = category_rows(records, plan.run_id, plan.benchmark, measures)
+    write_run(plan.folder, row, categories, [*plan.benchmark.metric_names, *measures])
     environment["sessions"][-1] |= source.notes()
     write_environment(plan.folder, environment)
     _report_truncation(source.relevance)

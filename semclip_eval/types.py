@@ -145,14 +145,26 @@ class Selection:
     """What a selector chose: views in the order in which the VLM is to see them, the overview first.
 
     candidate_relevance: ψ's score of every candidate crop (row by row), for inspection; empty without ψ.
-    trace: what a picture of the choice needs. cost: what the choice spent of the VLM; the runner counts it, a selector
-    leaves it alone.
+    trace: what a picture of the choice needs. measures: further numbers of the question, one for each of the selector's
+    `measure_names`; the results show their means. cost: what the choice spent of the VLM; the runner counts it, a
+    selector leaves it alone.
     """
 
     views: tuple[View, ...]
     candidate_relevance: tuple[float, ...] = ()
     trace: tuple[TraceStep, ...] = ()
+    measures: Mapping[str, float] = field(default_factory=dict)
     cost: Cost = Cost()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of showing some views: the score, the option chosen of how many, the losses where they are scored."""
+
+    score: float
+    choice: int | None
+    options: int = 0
+    option_losses: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,10 @@ def _check_confidence(vlm: Any, reference: Any, asked: Any, batch: Any) -> None:
         with torch.no_grad():
             logits = reference.model(**reference.inputs(request)).logits[0, -1]
         assert value == pytest.approx(torch.softmax(logits[first], 0)[0].item(), abs=1e-5)
+    for request, value in zip(asked, vlm.answer_entropy(batch), strict=True):
+        with torch.no_grad():
+            chances = torch.softmax(reference.model(**reference.inputs(request)).logits[0, -1].double(), 0)
+        assert value == pytest.approx(-(chances * chances.log()).sum().item(), abs=1e-4)
     same = vlm.prepare(Request(asked[0].images, Prompt(SHORT, ("red", "red"))))
     with pytest.raises(ConfigError, match="same token"):
         vlm.confidence([same])

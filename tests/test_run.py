@@ -77,8 +77,9 @@ def test_the_summary_is_what_one_counts_in_the_samples(tmp_path):
     assert (row["e2e_ms_p50"], row["peak_memory_mib"], row["new_tokens_mean"]) == ("", "", "")
     categories = {line["category"]: line for line in read_rows(folder / "categories.csv")}
     even = [record["score"] for record in records if record["category"] == "even"]
-    assert list(categories) == ["even", "odd", "all"]
-    assert [line["breakdown"] for line in categories.values()] == ["category", "category", "all"]
+    # Ten of sixty by ten of forty pixels: a fifth of the image's side.
+    assert list(categories) == ["even", "odd", "10 % or more", "all"]
+    assert [line["breakdown"] for line in categories.values()] == ["category", "category", "target_size", "all"]
     assert float(categories["even"]["accuracy"]) == pytest.approx(sum(even) / len(even))
     assert read_rows(tmp_path / "runs.csv") == [row]
 

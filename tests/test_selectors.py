@@ -10,22 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from semclip_eval.components import build
+from semclip_eval.compose import compose
 from semclip_eval.crops import Grid, coverage
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.relevance.base import Relevance, RelevanceRequest
 from semclip_eval.selectors.base import SelectionInput, Selector, selection_input
+from semclip_eval.selectors.blank_crop import BlankCrop
 from semclip_eval.selectors.center_crop import CenterCrop
 from semclip_eval.selectors.full_crop import FullCrop
+from semclip_eval.selectors.gate import Gate
 from semclip_eval.selectors.no_crop import NoCrop
 from semclip_eval.selectors.oracle import Oracle
 from semclip_eval.selectors.random_crop import RandomCrop
 from semclip_eval.selectors.semclip import SemClip, best_first
+from semclip_eval.selectors.sparse import Sparse
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Box, Question, Selection
 
@@ -270,7 +273,11 @@ def test_an_oracle_names_a_box_outside_the_image() -> None:
         Oracle().select([an_input(targets=[Box(1, 1, 2, 2), Box(90, 0, 99, 9)])], Tools())
 
 
-ALL: list[Selector] = [NoCrop(), FullCrop(), SemClip(top_k=2), RandomCrop(count=2), CenterCrop(), Oracle()]
+ALL: list[Selector] = [
+    *(NoCrop(), FullCrop(), SemClip(top_k=2), RandomCrop(count=2), CenterCrop(), Oracle()),
+    *(Sparse(inner=SemClip()), Gate(inner=SemClip()), BlankCrop(inner=RandomCrop())),
+    BlankCrop(name="oracle", inner=Oracle()),
+]
 
 
 @pytest.mark.parametrize("selector", ALL, ids=lambda selector: selector.name)
@@ -295,11 +302,12 @@ def test_every_config_describes_and_builds_its_component(group: str) -> None:
     assert (
         names
         >= {
-            "selector": {"no_crop", "full_crop", "semclip", "random_crop", "center_crop", "oracle"},
+            "selector": {"no_crop", "full_crop", "semclip", "random_crop", "center_crop", "oracle"}
+            | {"sparse", "gate", "blank_crop", "hindsight"},
             "crops": {"grid2x2", "grid3x3", "grid4x4", "grid5x5", "pyramid"},
         }[group]
     )
     for file in files:
-        section = yaml.safe_load(file.read_text(encoding="utf-8"))
+        section = compose([f"{group}={file.stem}"], "mini")[group]
         assert section["description"]
         assert build(group, section).name == file.stem

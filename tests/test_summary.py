@@ -52,6 +52,7 @@ def record(score: float | None, cluster: str = "a", category: str = "c", status:
         "tags": tags,
         "chance": 0.25,
         "target_coverage": None,
+        "target_boxes": [],
         "views": [{}],
         "visual_tokens": 10,
         "text_tokens": 5,

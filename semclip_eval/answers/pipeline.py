@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from semclip_eval.answers.failures import each_at_fault_alone
+from semclip_eval.answers.offers import BenchmarkImages, TruthJudge
 from semclip_eval.answers.recording import Item, record_of
 from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.config import RunConfig
@@ -56,11 +57,20 @@ class Pipeline:
         self.mode = mode_of(run)
         self.clock = StageClock(run.device, on=self.mode.times)
         self.prunes = "prune" in selector.needs
+        needs = selector.needs
         facade = None
-        if selector.needs.intersection(VLM_NEEDS):
-            facade = SelectorVLM(vlm, selector.needs, selector.max_forwards, self.clock)
+        if needs.intersection(VLM_NEEDS):
+            facade = SelectorVLM(vlm, needs, selector.max_forwards, self.clock)
+        self._judge = None
+        if "judge" in needs and selector.uses_truth and facade is not None:
+            self._judge = TruthJudge(benchmark, facade)
         # Only what the selector names in its `needs`.
-        self.tools = Tools(relevance if "psi" in selector.needs else None, facade)
+        self.tools = Tools(
+            relevance if "psi" in needs else None,
+            facade,
+            self._judge,
+            BenchmarkImages(benchmark) if "other_image" in needs else None,
+        )
         self._asked = 0
 
     def load(self, question: Question) -> Item:
@@ -114,6 +124,8 @@ class Pipeline:
         facade = self.tools.vlm
         if facade is not None:
             facade.begin(item.question.id for item in items)
+        if self._judge is not None:
+            self._judge.begin([(item.question, _present(item.prompt)) for item in items])
         selections = self.selector.select(inputs, self.tools)
         for item, given, selection in zip(items, inputs, selections, strict=True):
             cost = facade.cost(item.question.id) if facade is not None else Cost()

@@ -177,7 +177,7 @@ class LiveSource(Source):
 
     def _check(self, benchmark: Benchmark) -> None:
         selector, config = self.chooser, self.config
-        if selector.uses_truth and not benchmark.has_boxes:
+        if selector.uses_truth and "judge" not in selector.needs and not benchmark.has_boxes:
             raise NotApplicable(
                 f"selector={selector.name} crops the annotated boxes and benchmark={benchmark.name} has none: "
                 "choose another selector, or a benchmark with boxes (vstar)."

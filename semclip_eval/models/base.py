@@ -129,6 +129,13 @@ class VLM(ABC):
         """
         raise self._cannot("confidence")
 
+    def answer_entropy(self, batch: Sequence[ModelInputs]) -> list[float]:
+        """Entropy in nats of the first answer token's distribution over the whole vocabulary, one a prompt.
+
+        Part of the capability `confidence`.
+        """
+        raise self._cannot("confidence")
+
     def attention_rows(self, batch: Sequence[ModelInputs], layers: Sequence[int], query: Query) -> list[AttentionRows]:
         """One prefill a prompt; the attention of some of its tokens in some layers.
 

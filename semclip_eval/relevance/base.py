@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from PIL import Image
 
 from semclip_eval.errors import ConfigError
+from semclip_eval.relevance.phrases import noun_phrases
 from semclip_eval.types import Box, Question
 
-PSI_TEXTS = ("question", "question_and_options")
+PSI_TEXTS = ("question", "question_and_options", "noun_phrases")
 
 
 def check_psi_text(mode: object) -> None:
@@ -27,11 +29,45 @@ def psi_text(question: Question, mode: str) -> str:
     `question`: the question's text as the benchmark gives it. `question_and_options`: the text, one space, and the
     options joined by `", "`, without letters, in alphabetical order; the text alone where a question has no options.
     The order knows no truth: V*'s files list the right option first, and what ψ cannot read is cut off at the end.
+    `noun_phrases`: what the question is about (`phrases.noun_phrases`), joined by " and "; the text where there is
+    none.
     """
     check_psi_text(mode)
+    if mode == "noun_phrases":
+        return " and ".join(noun_phrases(question.text)) or question.text
     if mode == "question" or not question.options:
         return question.text
     return f"{question.text} {', '.join(sorted(question.options, key=lambda option: (option.casefold(), option)))}"
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """Where in a picture a text is met.
+
+    boxes: float64 (patches, 4) as (left, top, right, bottom) in pixels of the picture. scores: float64 (patches), the
+    higher the better; comparable within one picture and text.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+
+    def at(self, boxes: np.ndarray) -> np.ndarray:
+        """Mean score under each of `boxes` (n, 4), weighted by area; NaN for a box that meets no patch, or is NaN."""
+        wide = np.minimum(boxes[:, None, 2], self.boxes[:, 2]) - np.maximum(boxes[:, None, 0], self.boxes[:, 0])
+        high = np.minimum(boxes[:, None, 3], self.boxes[:, 3]) - np.maximum(boxes[:, None, 1], self.boxes[:, 1])
+        shared = np.nan_to_num(np.clip(wide, 0, None) * np.clip(high, 0, None))
+        total = shared.sum(1)
+        means: np.ndarray = np.where(total > 0, shared @ self.scores / np.where(total > 0, total, 1), np.nan)
+        return means
+
+    def inside(self, box: Box) -> np.ndarray:
+        """Scores of the patches whose middle lies in `box`; that of the nearest patch where there is none."""
+        x, y = self.boxes[:, [0, 2]].mean(1), self.boxes[:, [1, 3]].mean(1)
+        within = (x >= box.left) & (x < box.right) & (y >= box.top) & (y < box.bottom)
+        if not within.any():
+            within[np.argmin((x - (box.left + box.right) / 2) ** 2 + (y - (box.top + box.bottom) / 2) ** 2)] = True
+        scores: np.ndarray = self.scores[within]
+        return scores
 
 
 @dataclass(frozen=True)
@@ -64,6 +100,15 @@ class Relevance(ABC):
     @abstractmethod
     def score(self, requests: Sequence[RelevanceRequest]) -> list[tuple[float, ...]]:
         """One tuple a request, one score a box, both in the order given; independent of what else is asked for."""
+
+    def patch_maps(self, pictures: Sequence[tuple[Image.Image, str]]) -> list[PatchMap]:
+        """Where in each picture (RGB) its text is met, one pass of the image tower a picture.
+
+        Raises ConfigError for a ψ that has no such map.
+        """
+        raise ConfigError(
+            f"psi={self.name}: gives no map of patches; choose mini_clip, clip_vit_l_14_336 or dense, or another score."
+        )
 
     def load(self) -> None:  # noqa: B027 (optional)
         """Load weights now rather than at the first `score`; raises ModelError where that fails."""

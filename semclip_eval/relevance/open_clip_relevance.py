@@ -6,11 +6,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from PIL import Image
 
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError
-from semclip_eval.relevance.base import Relevance, RelevanceRequest, check_psi_text
+from semclip_eval.relevance.base import PatchMap, Relevance, RelevanceRequest, check_psi_text
 from semclip_eval.types import Box
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class OpenClipRelevance(Relevance):
         self._source: Source | None = None
         self._clip: LoadedClip | None = None
         self._cache: OrderedDict[ImageKey, dict[Box, torch.Tensor]] = OrderedDict()
+        self._recipe: str | None = None
         self._text_lengths: dict[str, int] = {}
 
     @property
@@ -127,13 +129,64 @@ class OpenClipRelevance(Relevance):
         """Cosines in [-1, 1], one a box."""
         texts = list(dict.fromkeys(request.text for request in requests))
         text_embeddings = dict(zip(texts, self.embed_texts(texts), strict=True))
-        keys = [_image_key(request) for request in requests]
+        keys = [image_key(request) for request in requests]
         crops = self._crop_embeddings(requests, keys)
         scores = []
         for request, key in zip(requests, keys, strict=True):
             cosines = [crops[key][box] @ text_embeddings[request.text] for box in request.boxes]
             scores.append(tuple(float(cosine) for cosine in cosines))
         return scores
+
+    def patch_maps(self, pictures: Sequence[tuple[Image.Image, str]]) -> list[PatchMap]:
+        """See `Relevance.patch_maps`; cosines in [-1, 1], each picture stretched to the model's square."""
+        texts = list(dict.fromkeys(text for _, text in pictures))
+        embeddings = dict(zip(texts, self.embed_texts(texts), strict=True))
+        features = self.patch_features([image for image, _ in pictures])
+        return [
+            patch_map(patches, embeddings[text], image.size)
+            for patches, (image, text) in zip(features, pictures, strict=True)
+        ]
+
+    def patch_features(self, images: Sequence[Image.Image], recipe: str = "auto") -> list[torch.Tensor]:
+        """Features (rows, columns, dimension), float32 on the CPU, whose product with a text's embedding is its map.
+
+        recipe: see `patches`. At the first call the map is tried on a constructed picture (not with random weights).
+        """
+        from semclip_eval.relevance import patches
+
+        place = f"psi.model={self.model}"
+        visual = self.loaded_model.visual
+        recipe = patches.check_tower(visual, recipe, place)
+        if self._recipe != recipe:
+            self._recipe = recipe
+            if self.load_format != "dummy":
+                side = self._loaded().stretch(Image.new("RGB", (8, 8))).shape[-1]
+                patches.check_sign(lambda image, text: self._map(visual, image, text, recipe), side, place)
+        maps: list[torch.Tensor] = []
+        for start in range(0, len(images), self.batch_size):
+            maps += self._patch_features(visual, images[start : start + self.batch_size], recipe)
+        return maps
+
+    def _patch_features(self, visual: Any, images: Sequence[Image.Image], recipe: str) -> list[torch.Tensor]:
+        import open_clip
+        import torch
+
+        from semclip_eval.relevance import patches
+
+        clip = self._loaded()
+        pixels = torch.stack([clip.stretch(image) for image in images])
+        with torch.inference_mode():
+            pixels = pixels.to(self.device, dtype=open_clip.get_input_dtype(self.precision))
+            flat = patches.sign_of(visual, recipe) * patches.patch_features(visual, pixels, recipe).cpu()
+        rows, columns = visual.grid_size
+        return list(flat.reshape(len(images), rows, columns, -1))
+
+    def _map(self, visual: Any, image: Image.Image, text: str, recipe: str) -> torch.Tensor:
+        return self._patch_features(visual, [image], recipe)[0] @ self._text_embedding(text)
+
+    def _text_embedding(self, text: str) -> torch.Tensor:
+        """Of a text of ours, which does not count for `truncations`."""
+        return self._embed("text", self._loaded().tokenizer([text]))[0]
 
     def _resolved(self) -> Source:
         if self._source is None:
@@ -204,6 +257,16 @@ class OpenClipRelevance(Relevance):
             return list(torch.nn.functional.normalize(features.float(), dim=-1).cpu())
 
 
-def _image_key(request: RelevanceRequest) -> ImageKey:
+def patch_map(features: torch.Tensor, text: torch.Tensor, size: tuple[int, int]) -> PatchMap:
+    """The map of a picture of `size` (width, height) from its features (rows, columns, dimension)."""
+    rows, columns = features.shape[:2]
+    x, y = np.linspace(0, size[0], columns + 1), np.linspace(0, size[1], rows + 1)
+    left, top = np.meshgrid(x[:-1], y[:-1])
+    right, bottom = np.meshgrid(x[1:], y[1:])
+    boxes = np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)
+    return PatchMap(boxes, (features @ text).reshape(-1).double().numpy())
+
+
+def image_key(request: RelevanceRequest) -> ImageKey:
     sample = request.image.resize((16, 16), Image.Resampling.NEAREST).tobytes()
     return request.image_id, request.image.size, sample

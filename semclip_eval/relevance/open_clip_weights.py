@@ -48,10 +48,14 @@ class Source:
 
 @dataclass(frozen=True)
 class LoadedClip:
-    """A model in evaluation mode with its preprocessing (RGB image -> float tensor 3 x H x W) and its tokenizer."""
+    """A model in evaluation mode with its preprocessing (RGB image -> float tensor 3 x H x W) and its tokenizer.
+
+    stretch: the same preprocessing, but every picture fills the model's square: for maps over the whole picture.
+    """
 
     model: Any
     preprocess: Callable[[Image.Image], torch.Tensor]
+    stretch: Callable[[Image.Image], torch.Tensor]
     tokenizer: Any
     context_length: int
 
@@ -230,7 +234,8 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
     if settings["resize_mode"] == "shortest":
         settings["resize_mode"] = resize_mode
     preprocess = image_transform_v2(PreprocessCfg(**settings), is_train=False)
-    return LoadedClip(model.eval(), preprocess, tokenizer, int(tokenizer.context_length))
+    stretch = image_transform_v2(PreprocessCfg(**{**settings, "resize_mode": "squash"}), is_train=False)
+    return LoadedClip(model.eval(), preprocess, stretch, tokenizer, int(tokenizer.context_length))
 
 
 def _loading_message(source: Source, error: Exception, hub_reason: str | None) -> str:

@@ -65,6 +65,7 @@ class Record:
     encoded_tokens: int | None = None
     kept: list[list[int]] | None = None
     trace: list[dict[str, Any]] | None = None
+    measures: dict[str, float] | None = None
 
     def line(self) -> str:
         """The record as one line of JSON, with the line's end."""

@@ -19,6 +19,7 @@ from semclip_eval.files import read_text, shown
 from semclip_eval.measure.stages import PARTS, STAGES
 from semclip_eval.results.columns import CATEGORY_NAMES, NUMERIC_NAMES, SUMMARY_NAMES
 from semclip_eval.results.records import lock, write_atomically
+from semclip_eval.results.targets import by_targets
 from semclip_eval.scoring.statistics import clustered_accuracy_interval, percentile, wilson_interval
 
 if TYPE_CHECKING:
@@ -109,17 +110,23 @@ def mean_with_interval(units: Sequence[tuple[float, str]]) -> tuple[float | None
     return mean, *((interval.low, interval.high) if interval else (None, None))
 
 
-def category_rows(records: Sequence[Mapping[str, Any]], run_id: str, benchmark: Benchmark) -> list[dict[str, Any]]:
+def category_rows(
+    records: Sequence[Mapping[str, Any]], run_id: str, benchmark: Benchmark, measure_names: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """A row for each category in the order of first appearance, then for each value of each breakdown, then for all.
 
-    `breakdown` says what a row is one of: `category`, the name of a question tag, or `all`.
+    `breakdown` says what a row is one of: `category`, the name of a question tag, `targets` and `target_size` for
+    questions with boxes (`targets.by_targets`), or `all`. measure_names: the selector's own numbers.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for breakdown in ("category", *benchmark.breakdowns):
+    for record in records:
+        groups.setdefault(("category", record["category"]), []).append(record)
+    for breakdown in benchmark.breakdowns:
         for record in records:
-            value = record["category"] if breakdown == "category" else record["tags"].get(breakdown)
+            value = record["tags"].get(breakdown)
             if value is not None:
                 groups.setdefault((breakdown, value), []).append(record)
+    groups |= by_targets(records)
     groups["all", "all"] = list(records)
     return [
         {
@@ -128,6 +135,7 @@ def category_rows(records: Sequence[Mapping[str, Any]], run_id: str, benchmark: 
             "category": value,
             **accuracy_row(members, benchmark.units),
             **benchmark.metrics([record for record in members if record["status"] != "error"]),
+            **{name: _mean((record.get("measures") or {}).get(name) for record in members) for name in measure_names},
         }
         for (breakdown, value), members in groups.items()
     ]

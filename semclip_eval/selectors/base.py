@@ -70,10 +70,12 @@ class Selector(ABC):
     `needs` names what the choice depends on beside the image (`tools.NEEDS`): `candidates` (the crop scheme), `psi`,
     `vlm` (its answers), and the VLM's capabilities. What is not named is not handed over, and can be left out of a run
     and of its result row; what a model cannot do is refused before the run. `uses_truth` marks an oracle, the only
-    kind that is handed the target boxes. `max_forwards` bounds the VLM forwards of one question; None sets no bound.
+    kind that is handed the target boxes or `Tools.judge`. `max_forwards` bounds the VLM forwards of one question; None
+    sets no bound. `measure_names` are numbers of its own that every selection carries (`Selection.measures`).
     """
 
     name: str
+    measure_names: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_truth: ClassVar[bool] = False
     max_forwards: int | None = None

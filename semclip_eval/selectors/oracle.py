@@ -21,7 +21,7 @@ from semclip_eval.selectors.base import SelectionInput, Selector, with_overview
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Box, Selection
 
-PLACEMENTS = ("free", "candidate")
+PLACEMENTS = ("free", "candidate", "tight")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Oracle(Selector):
     union fits. Where it does not, a square whose side is the union's longer side plus `margin` of it at both ends,
     cut to the image's sides (a VLM pads to a square anyway, so the shorter side costs nothing). Both are shifted
     inside the image and cover the targets fully.
+    `placement=tight`: one square crop a target, of `tight_side` times its longer side, shifted inside the image: what a
+    selector of any number of crops of any size could reach.
     `placement=candidate`: the candidate that covers most of the targets (mean of the covered fractions, each target
     counting the same), the earliest of equal ones: the best that any chooser among the candidates can do.
 
@@ -42,6 +44,7 @@ class Oracle(Selector):
     name: str = "oracle"
     placement: str = "free"
     margin: float = 0.1
+    tight_side: float = 3.0
     needs: ClassVar[frozenset[str]] = frozenset({"candidates"})
     uses_truth: ClassVar[bool] = True
 
@@ -52,11 +55,24 @@ class Oracle(Selector):
         if not number or not 0 <= self.margin < math.inf:
             raise ConfigError(f"selector.margin={self.margin}: must be a fraction of the targets' size, at least 0.")
 
+        number = isinstance(self.tight_side, (int, float)) and not isinstance(self.tight_side, bool)
+        if not number or not 1 <= self.tight_side < math.inf:
+            raise ConfigError(f"selector.tight_side={self.tight_side}: must be a multiple of the target's side, >= 1.")
+
     def most_views(self, candidates: int) -> int:
         return 2
 
     def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
-        return [with_overview(item.image, [self._crop(item)]) for item in inputs]
+        return [with_overview(item.image, self._crops(item)) for item in inputs]
+
+    def _crops(self, item: SelectionInput) -> list[Box]:
+        if self.placement != "tight":
+            return [self._crop(item)]
+        return [self._tight(target, item.image.width, item.image.height) for target in targets_inside(item)]
+
+    def _tight(self, target: Box, width: int, height: int) -> Box:
+        side = math.ceil(self.tight_side * max(target.width, target.height))
+        return centred_box(box_centre(target), side, side, width, height)
 
     def _crop(self, item: SelectionInput) -> Box:
         targets = targets_inside(item)

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from PIL import Image
 
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.measure.stages import StageClock
 from semclip_eval.models.insight import CAPABILITIES
 from semclip_eval.relevance.base import Relevance
-from semclip_eval.types import Answer, Cost, Request
+from semclip_eval.types import Answer, Cost, Request, Verdict, View
 
 if TYPE_CHECKING:
     from semclip_eval.models.base import VLM, ModelInputs
-    from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, Values
+    from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values
 
 T = TypeVar("T")
 
 # What `Selector.needs` may name. `vlm` is answering; the others are capabilities that a model may lack.
 VLM_NEEDS = ("vlm", *CAPABILITIES)
-NEEDS = ("candidates", "psi", *VLM_NEEDS)
+# `judge` (for a selector with `uses_truth`) and `other_image` are offered by the run.
+NEEDS = ("candidates", "psi", "judge", "other_image", *VLM_NEEDS)
 # Prompts in one forward pass. Fixed, and never of two questions at once, so that a number that a selector sees does not
 # depend on what else is asked in the run.
 CHUNK = 8
@@ -71,6 +74,10 @@ class SelectorVLM:
             raise ConfigError(f"model={self._vlm.name}: does not say how many layers its language model has.")
         return self._vlm.layers
 
+    def token_boxes(self, sizes: Sequence[tuple[int, int]]) -> list[TokenBoxes]:
+        """Where the visual tokens of a prompt's views lie (`VLM.token_boxes`); costs nothing."""
+        return self._vlm.token_boxes(sizes)
+
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Greedy text, or the loss of each continuation."""
         self._require("vlm")
@@ -80,6 +87,11 @@ class SelectorVLM:
         """Probability of the first continuation against the second (`VLM.confidence`)."""
         self._require("confidence")
         return self._ask(requests, self._vlm.confidence)
+
+    def entropy(self, requests: Sequence[Request]) -> list[float]:
+        """Entropy of the first answer token (`VLM.answer_entropy`)."""
+        self._require("confidence")
+        return self._ask(requests, self._vlm.answer_entropy)
 
     def attention(self, requests: Sequence[Request], layers: Sequence[int], query: Query) -> list[AttentionRows]:
         """Attention from the last token or from the text to the visual tokens (`VLM.attention_rows`)."""
@@ -151,12 +163,31 @@ def _chunks(requests: Sequence[Request]) -> Iterator[list[int]]:
             yield places[start : start + CHUNK]
 
 
+class Judge(Protocol):
+    """How the VLM's answer to a question would be scored with certain views."""
+
+    def __call__(self, question_id: str, image: Image.Image, selections: Sequence[Sequence[View]]) -> list[Verdict]:
+        """One verdict for each list of views; a forward each, counted as the question's."""
+
+
+class OtherImages(Protocol):
+    """An image of the benchmark that is not a question's own."""
+
+    def __call__(self, question_id: str, seed: int) -> Image.Image:
+        """The same one for the same question and seed, whatever else is asked."""
+
+
 @dataclass(frozen=True)
 class Tools:
-    """psi: None unless the selector's `needs` hold `psi`. vlm: None unless they hold one of `VLM_NEEDS`."""
+    """What the selector's `needs` name; None for what they do not.
+
+    psi: for `psi`. vlm: for one of `VLM_NEEDS`. judge: for `judge`, with `uses_truth`. other_image: for `other_image`.
+    """
 
     psi: Relevance | None = None
     vlm: SelectorVLM | None = None
+    judge: Judge | None = None
+    other_image: OtherImages | None = None
 
     def require_psi(self, selector: str) -> Relevance:
         """ψ; ConfigError, with the remedy, where there is none."""
@@ -169,3 +200,15 @@ class Tools:
         if self.vlm is None:
             raise ConfigError(f"selector={selector}: uses the VLM, but its `needs` do not say so.")
         return self.vlm
+
+    def require_judge(self, selector: str) -> Judge:
+        """The judge; ConfigError where the selector may not ask it."""
+        if self.judge is None:
+            raise ConfigError(f"selector={selector}: needs `judge` and `uses_truth` to learn how an answer is scored.")
+        return self.judge
+
+    def require_other_image(self, selector: str) -> OtherImages:
+        """The source of other images; ConfigError where there is none."""
+        if self.other_image is None:
+            raise ConfigError(f"selector={selector}: needs `other_image`, which only a run over a benchmark offers.")
+        return self.other_image

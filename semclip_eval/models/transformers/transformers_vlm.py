@@ -394,6 +394,12 @@ class TransformersVLM(CachedDecoder):
         return [float(value) for value in torch.softmax(chosen, dim=-1)[:, 0]]
 
     @torch.inference_mode()
+    def answer_entropy(self, batch: Sequence[ModelInputs]) -> list[float]:
+        """See `VLM.answer_entropy`."""
+        logits = self.prefill(batch, self.encode(batch)).logits.float()
+        return [float(value) for value in torch.distributions.Categorical(logits=logits).entropy()]
+
+    @torch.inference_mode()
     def attention_rows(self, batch: Sequence[ModelInputs], layers: Sequence[int], query: Query) -> list[AttentionRows]:
         """See `VLM.attention_rows`."""
         require_member("query", query, QUERIES)
