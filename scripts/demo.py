@@ -1,4 +1,4 @@
-"""The main job on the miniature: six selectors over the same V* questions, the table, and what the crop bought.
+"""The main job on the miniature: five selectors over the same V* questions, the table, and what the crop bought.
 
     python scripts/demo.py [--output FOLDER] [--limit N]
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("results/demo"), help="where the runs go")
     parser.add_argument("--limit", type=int, help="ask only so many questions")
     chosen = parser.parse_args()
-    overrides = ["profile=mini", "experiment=selectors", f"run.output_dir={chosen.output}"]
+    overrides = ["profile=mini", "experiment=demo", f"run.output_dir={chosen.output}"]
     if chosen.limit is not None:
         overrides.append(f"run.limit={chosen.limit}")
     code = semclip_eval(overrides)

@@ -21,7 +21,7 @@ from mini_training.evaluate import TASKS, check_forward, evaluate  # noqa: E402
 from mini_training.record import write_record  # noqa: E402
 from mini_training.vlm import export_vlm, train_vlm  # noqa: E402
 
-TRAIN_SCENES = 16_000
+TRAIN_SCENES = 12_000
 STEPS = ("train", "export", "measure")
 
 

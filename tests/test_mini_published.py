@@ -71,7 +71,7 @@ def scenes(name: str) -> list[Scene]:
 def scene_of(name: str, question: Question) -> Scene:
     """The scene that a question shows: the one whose things' colours are in the picture, at their centres."""
     picture = question.load_image()
-    scale = picture.width // 336
+    scale = picture.width // 504
 
     def difference(scene: Scene) -> float:
         filled = [thing for thing in scene.things if thing.shape != "ring"]
@@ -239,7 +239,7 @@ def test_columns_and_types_as_published(tmp_path: Path) -> None:
         "image": datasets.Image(),
         "category": text,
     }
-    assert read[0]["image"].size == (336, 336)
+    assert read[0]["image"].size == (504, 504)
 
 
 def test_formats_cover_every_table() -> None:

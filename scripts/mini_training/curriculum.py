@@ -6,6 +6,8 @@ Questions about a sign (`SIGN_TASKS`) are drawn only where a crop shows one.
 
 from dataclasses import dataclass, field
 
+from mini_training.scenes import READABLE_THING
+
 OVERVIEW, ONE_CROP, TWO_CROPS, GRID_2, GRID_3, TEXT = "overview", "crop", "two_crops", "grid2x2", "grid3x3", "text"
 # Samples a worker takes per step, and questions asked about each.
 BATCH = {OVERVIEW: (16, 4), ONE_CROP: (12, 5), TWO_CROPS: (8, 5), GRID_2: (6, 6), GRID_3: (4, 8), TEXT: (24, 3)}
@@ -26,6 +28,8 @@ class Stage:
     least: int = 150
     most: int = 1000
     decay: bool = False
+    # px in the view, of what a crop is drawn around.
+    least_size: float = READABLE_THING
 
     def tasks(self, mode: str) -> dict[str, float]:
         if mode == OVERVIEW:
@@ -50,7 +54,6 @@ _EVERYTHING_OVERVIEW = {
     "side_and_letter": 0.8,
     "side_letter_horizontal": 3.0,
     "side_letter_vertical": 3.0,
-    "count": 0.5,
     "grid_list": 0.4,
     "location": 0.4,
     "color_existence": 1.0,
@@ -61,6 +64,8 @@ _EVERYTHING_CROPS = {
     "shape_check": 1.5,
     "color_sentence": 1.7,
     "color_short": 0.7,
+    "color_pair": 1.2,
+    "color_pair_letter": 0.6,
     "shape_existence": 2.0,
     "color_letter": 2.2,
     "color_and_letter": 0.8,
@@ -107,19 +112,21 @@ STAGES = (
         _OPTIONS,
         {(ONE_CROP, "color_sentence"): 0.9, (ONE_CROP, "shape_check"): 0.9},
         most=1000,
+        least_size=13.0,
     ),
     Stage(
         "everything",
-        {OVERVIEW: 0.3, ONE_CROP: 0.38, TWO_CROPS: 0.06, GRID_2: 0.06, GRID_3: 0.08, TEXT: 0.12},
+        {OVERVIEW: 0.28, ONE_CROP: 0.36, TWO_CROPS: 0.12, GRID_2: 0.05, GRID_3: 0.08, TEXT: 0.11},
         _EVERYTHING_OVERVIEW,
         _EVERYTHING_CROPS,
         _OPTIONS,
         {
             (OVERVIEW, "side_letter_horizontal"): 0.9,
             (OVERVIEW, "side_letter_vertical"): 0.9,
-            (ONE_CROP, "color_sentence"): 0.97,
-            (ONE_CROP, "shape_existence"): 0.94,
+            (ONE_CROP, "color_sentence"): 0.95,
+            (ONE_CROP, "shape_existence"): 0.9,
             (ONE_CROP, "color_letter"): 0.85,
+            (TWO_CROPS, "color_pair"): 0.93,
             (ONE_CROP, "sign_short"): 0.9,
             (GRID_3, "color_sentence"): 0.85,
             (GRID_3, "relation_horizontal"): 0.9,
@@ -129,7 +136,7 @@ STAGES = (
     ),
     Stage(
         "polish",
-        {OVERVIEW: 0.17, ONE_CROP: 0.4, TWO_CROPS: 0.06, GRID_2: 0.11, GRID_3: 0.18, TEXT: 0.08},
+        {OVERVIEW: 0.16, ONE_CROP: 0.38, TWO_CROPS: 0.16, GRID_2: 0.07, GRID_3: 0.16, TEXT: 0.07},
         _EVERYTHING_OVERVIEW,
         {
             **_EVERYTHING_CROPS,

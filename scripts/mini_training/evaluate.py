@@ -4,7 +4,9 @@ The models are loaded from the exported folder through transformers and open_cli
 with its options as branches of one prompt, which gives the losses of separate forward passes (`check_forward`).
 """
 
+import itertools
 import json
+import math
 import multiprocessing
 import random
 from collections.abc import Callable
@@ -21,13 +23,14 @@ from mini_training.clip import to_pixels
 from mini_training.packing import Encoder, pack, token_losses
 from mini_training.scenes import INPUT_SIZE, WHOLE, grid_cells
 from mini_training.vocabulary import SYSTEM
+from semclip_eval.mini.build import VSTAR_CATEGORIES, vstar_questions
 from semclip_eval.mini.questions import MiniQuestion, lettered_text, make_question, short_text, shuffled
 from semclip_eval.mini.signs import DIGITS
 from semclip_eval.mini.world import SCENE_SIZE, Box, Scene, make_scene, render
 
-ORACLE_SIZE = 112
+ORACLE_SIDE = 3.0  # of a tight crop, in sides of its target
 BRIEF = ("no_crop", "random_crop", "semclip", "oracle")
-SELECTORS = ("no_crop", "random_crop", "semclip", "semclip_top2", "full_2x2", "full_3x3", "oracle")
+SELECTORS = ("no_crop", "random_crop", "semclip", "semclip_top2", "semclip_5x5", "full_3x3", "oracle")
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,10 @@ def _letters(style: str) -> Callable[[MiniQuestion, Scene], tuple[str, list[str]
 
 
 TASKS = {
-    "direct_attributes": Task("color", _sentences, 0.25),
-    "relative_position": Task("relation", _sentences, 0.5),
+    "direct_attributes": Task("direct_attributes", _sentences, 0.25),
+    "relative_position": Task("relative_position", _sentences, 0.5),
     "direct_attributes, letters": Task("color_choice", _letters("(A)"), 0.25),
+    "two targets, letters": Task("color_pair_choice", _letters("(A)"), 0.25),
     "relative_position, letters": Task("side_choice", _letters("(A)"), 0.5),
     "shape existence, yes/no": Task("shape_existence", _short, 0.5),
     "color existence, yes/no": Task("color_existence", _short, 0.5),
@@ -67,7 +71,6 @@ TASKS = {
         "color", lambda q, s: (short_text(q.text), [o.split()[-1].rstrip(".") for o in q.options], 0), 0.25
     ),
     "side, short answer": Task("side_choice", _short, 0.5),
-    "count, short answer": Task("count", _short, 1 / 3),
     "number on a sign, short answer": Task(
         "number", lambda q, s: (short_text(q.text), [q.answer, *(d for d in DIGITS if d != q.answer)], 0), 0.1
     ),
@@ -76,15 +79,17 @@ TASKS = {
 }
 
 
-def oracle_box(question: MiniQuestion) -> Box:
-    """A square of at least 112 px around the targets, inside the scene; the middle cell where there is no target."""
-    boxes = [thing.box for thing in question.targets[:2]] or [(SCENE_SIZE // 2,) * 4]
-    left, top = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    right, bottom = max(box[2] for box in boxes), max(box[3] for box in boxes)
-    size = max(ORACLE_SIZE, right - left, bottom - top)
-    x = min(max((left + right - size) // 2, 0), SCENE_SIZE - size)
-    y = min(max((top + bottom - size) // 2, 0), SCENE_SIZE - size)
-    return (x, y, x + size, y + size)
+def oracle_boxes(question: MiniQuestion) -> list[Box]:
+    """A tight square around each target, inside the scene; the middle cell where there is none."""
+    middle = SCENE_SIZE // 2
+    boxes = [thing.box for thing in question.targets[:2]] or [(middle - 28, middle - 28, middle + 28, middle + 28)]
+    crops = []
+    for left, top, right, bottom in boxes:
+        side = math.ceil(ORACLE_SIDE * max(right - left, bottom - top))
+        x = min(max((left + right - side) // 2, 0), SCENE_SIZE - side)
+        y = min(max((top + bottom - side) // 2, 0), SCENE_SIZE - side)
+        crops.append((x, y, x + side, y + side))
+    return crops
 
 
 class Judge:
@@ -95,7 +100,7 @@ class Judge:
         self.model.set_attn_implementation("eager")  # the branch mask is a full matrix
         self.encoder = Encoder(PreTrainedTokenizerFast.from_pretrained(folder / "vlm"))
         self.clip = open_clip.create_model_and_transforms(f"local-dir:{folder / 'clip'}")[0].eval()
-        self._cells: dict[int, torch.Tensor] = {}  # by scene number: a judge sees scenes of one split only
+        self._cells: dict[tuple[int, int], torch.Tensor] = {}  # by scene number and grid: scenes of one split only
         self.clip_tokenizer = open_clip.get_tokenizer(f"local-dir:{folder / 'clip'}")
 
     @staticmethod
@@ -103,25 +108,26 @@ class Judge:
         """A view as uint8 (84, 84, 3)."""
         return np.asarray(image.crop(box).resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BICUBIC))
 
-    def ranked_cells(self, image: Image.Image, text: str, scene: Scene) -> list[Box]:
-        """Cells of the 3x3 grid by their match with the question, best first."""
-        cells = grid_cells(3)
-        if scene.index not in self._cells:
+    def ranked_cells(self, image: Image.Image, text: str, scene: Scene, side: int) -> list[Box]:
+        """Cells of a grid of `side` x `side` by their match with the question, best first."""
+        cells, key = grid_cells(side), (scene.index, side)
+        if key not in self._cells:
             views = to_pixels(np.stack([self.see(image, cell) for cell in cells]))
-            self._cells[scene.index] = self.clip.encode_image(views, normalize=True)
+            self._cells[key] = self.clip.encode_image(views, normalize=True)
         wanted = self.clip.encode_text(self.clip_tokenizer([text]), normalize=True)[0]
-        scores = (self._cells[scene.index] @ wanted).tolist()
-        return [cells[i] for i in sorted(range(9), key=lambda i: -scores[i])]
+        scores = (self._cells[key] @ wanted).tolist()
+        return [cells[i] for i in sorted(range(len(cells)), key=lambda i: -scores[i])]
 
     def views(self, selector: str, image: Image.Image, question: MiniQuestion, scene: Scene) -> list[Box]:
         if selector == "random_crop":
             rng = random.Random(f"crop/{question.kind}/{scene.index}")
             return [WHOLE, rng.choice(grid_cells(3))]
         if selector.startswith("semclip"):
-            return [WHOLE, *self.ranked_cells(image, question.text, scene)[: 2 if selector.endswith("top2") else 1]]
+            side, count = (5 if selector.endswith("5x5") else 3), (2 if selector.endswith("top2") else 1)
+            return [WHOLE, *self.ranked_cells(image, question.text, scene, side)[:count]]
         if selector.startswith("full"):
             return [WHOLE, *grid_cells(int(selector[-1]))]
-        return [WHOLE, oracle_box(question)] if selector == "oracle" else [WHOLE]
+        return [WHOLE, *oracle_boxes(question)] if selector == "oracle" else [WHOLE]
 
     def losses(self, items: list[tuple[str, list[str], list[np.ndarray]]]) -> list[list[float]]:
         """Mean token cross-entropy of each option (end token included) for (question, options, views) items."""
@@ -138,16 +144,18 @@ class Judge:
 
 
 def _questions(kind: str, split: str, count: int) -> list[tuple[Scene, MiniQuestion]]:
-    """The first `count` questions, on the same scenes as the built benchmark (attributes even, relations odd)."""
+    """The first `count` questions of a V* category (those of the built benchmark) or of one kind, one a scene."""
+    if kind in VSTAR_CATEGORIES:
+        return list(itertools.islice(vstar_questions(kind, split), count))
     found: list[tuple[Scene, MiniQuestion]] = []
-    index = 1 if kind in ("relation", "side_choice") else 0
-    while len(found) < count:
+    for index in itertools.count():
         scene = make_scene(split, index, sign=kind == "number")
         question = make_question(kind, scene)
         if question is not None:
             found.append((scene, question))
-        index += 2
-    return found
+        if len(found) == count:
+            return found
+    raise AssertionError("itertools.count has no end")
 
 
 @torch.no_grad()
@@ -189,7 +197,7 @@ def check_forward(folder: Path, count: int = 20) -> float:
     plain = LlavaForConditionalGeneration.from_pretrained(folder / "vlm", dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder / "vlm")
     worst = 0.0
-    for scene, question in _questions("color", "dev", count):
+    for scene, question in _questions("direct_attributes", "dev", count):
         image = render(scene)
         # Already at the input size: the processor's own resizing differs from Pillow's by rounding.
         views = [judge.see(image, box) for box in judge.views("oracle", image, question, scene)]

@@ -8,29 +8,28 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from mini_training.scenes import READABLE_SHARE, WHOLE, visible_share
+from mini_training.scenes import READABLE_SIGN, READABLE_THING, WHOLE, readable
 from semclip_eval.benchmarks import hrbench
 from semclip_eval.mini import questions as q
 from semclip_eval.mini.world import COLORS, SCENE_SIZE, SHAPES, Box, Scene, Thing
 
 Turn = tuple[str, str]
 Maker = Callable[[Scene, list[Thing], random.Random], Turn | None]
-SEEN_SHARE = 0.5
 # Of the questions by letter, those that end with HR-Bench's words instead of LLaVA's.
 HR_BENCH_SHARE = 0.25
 GRID = 7
 
 
 def seen_things(scene: Scene, views: list[Box]) -> list[Thing]:
-    """Things of which one crop shows at least half; the overview does not count."""
+    """Things of which one crop shows at least half, large enough to tell its shape; the overview does not count."""
     crops = [box for box in views if box != WHOLE]
-    return [t for t in scene.things if crops and max(visible_share(t.box, crop) for crop in crops) >= SEEN_SHARE]
+    return [thing for thing in scene.things if any(readable(thing.box, crop, READABLE_THING) for crop in crops)]
 
 
 def without_unreadable_sign(scene: Scene, views: list[Box]) -> Scene:
     """The scene as it can be asked about: its sign is left out unless a crop (not the overview) shows enough of it."""
     sign, crops = scene.sign, [box for box in views if box != WHOLE]
-    if sign is None or any(visible_share(sign.box, crop) >= READABLE_SHARE for crop in crops):
+    if sign is None or any(readable(sign.box, crop, READABLE_SIGN) for crop in crops):
         return scene
     return replace(scene, sign=None)
 
@@ -59,13 +58,15 @@ def grid_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | Non
 
 
 def check_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
-    present = {thing.color for thing in scene.things}
-    entries = [f"{color} *{'yes' if color in present else 'no'}*" for color in rng.sample(COLORS, 6)]
+    # A colour that only small things have is neither: the overview may or may not show it.
+    visible, absent = scene.visible_colors, set(COLORS) - {thing.color for thing in scene.things}
+    asked = rng.sample(sorted(visible | absent), min(6, len(visible | absent)))
+    entries = [f"{color} *{'yes' if color in visible else 'no'}*" for color in asked]
     return "Which colors are in the image?", " " + ", ".join(entries) + "."
 
 
 def side_list(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
-    things = [t for t in _shuffled(scene.unique_colored, rng, 4) if abs(t.center[0] - SCENE_SIZE // 2) >= 16]
+    things = [t for t in _shuffled(scene.unique_colored, rng, 4) if abs(t.center[0] - SCENE_SIZE // 2) >= 24]
     entries = [f"{t.color} *{'left' if t.center[0] < SCENE_SIZE // 2 else 'right'}*" for t in things]
     return ("Which side is each object on?", " " + ", ".join(entries) + ".") if things else None
 
@@ -130,11 +131,6 @@ def color_existence(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn
     return q.short_text(question.text), f" *{question.answer}*"
 
 
-def count(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
-    question = q.object_count(scene, rng)
-    return q.short_text(question.text), f" *{question.answer}*"
-
-
 def present_color_letter(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
     return _letter(q.present_color_choice(scene, rng), rng)
 
@@ -159,6 +155,28 @@ def color_sentence(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn 
         return None
     thing = rng.choice(seen)
     return f"What is the color of the {thing.shape}?", f" The color of the {thing.shape} is *{thing.color}*."
+
+
+def color_pair(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    pair = _pair_of(seen, rng)
+    if pair is None:
+        return None
+    one, two = pair
+    return q.color_pair_text(one, two), f" The {one.shape} is *{one.color}* and the {two.shape} is *{two.color}*."
+
+
+def _pair_of(seen: list[Thing], rng: random.Random) -> tuple[Thing, Thing] | None:
+    """Two seen things of different colours, far apart or not: in training one crop may show both."""
+    pairs = [(a, b) for a in seen for b in seen if a.color != b.color]
+    return rng.choice(pairs) if pairs else None
+
+
+def color_pair_letter(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
+    pair = _pair_of(seen, rng)
+    if pair is None:
+        return None
+    options = tuple(f"{one} and {two}" for one, two in q.color_pair_options(*pair, scene, rng))
+    return _letter(q.MiniQuestion("color_pair_choice", q.color_pair_text(*pair), options, options[0], pair), rng)
 
 
 def color_short(scene: Scene, seen: list[Thing], rng: random.Random) -> Turn | None:
@@ -232,11 +250,12 @@ TURNS: dict[str, Maker] = {
     "side_letter_vertical": _side_letter("vertical", False),
     "side_and_letter": _side_letter("horizontal", True),
     "color_existence": color_existence,
-    "count": count,
     "present_color_letter": present_color_letter,
     "color_list": color_list,
     "shape_check": shape_check,
     "color_sentence": color_sentence,
+    "color_pair": color_pair,
+    "color_pair_letter": color_pair_letter,
     "color_short": color_short,
     "shape_existence": shape_existence,
     "color_letter": _color_letter(False),

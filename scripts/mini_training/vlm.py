@@ -33,7 +33,15 @@ from mini_training.curriculum import (
 from mini_training.packing import Encoder, Packed, pack, token_losses
 from mini_training.parallel import Optimizers, run_workers
 from mini_training.record import Log
-from mini_training.scenes import INPUT_SIZE, WHOLE, SceneStore, grid_cells, random_crop, random_crop_of
+from mini_training.scenes import (
+    INPUT_SIZE,
+    READABLE_SIGN,
+    WHOLE,
+    SceneStore,
+    grid_cells,
+    random_crop,
+    random_crop_of,
+)
 from mini_training.turns import TURNS, seen_things, without_unreadable_sign
 from mini_training.vocabulary import build_vlm_tokenizer
 from semclip_eval.mini.world import Box, Scene
@@ -41,6 +49,7 @@ from semclip_eval.mini.world import Box, Scene
 EVALUATE_EVERY = 150
 WARM_UP = 50
 SIGN_CROPS = 0.6  # share of the views of a scene with a sign that have a crop around it
+THING_CROPS = 0.85  # share of the crops that are drawn around a thing
 FLOOR = 0.05
 MUON_LR, ADAM_LR = 0.02, 2e-3
 
@@ -129,19 +138,19 @@ def build_model(tokenizer: PreTrainedTokenizerFast, clip: dict[str, torch.Tensor
     return model
 
 
-def _views(mode: str, scene: Scene, rng: np.random.Generator) -> list[Box]:
+def _views(mode: str, scene: Scene, least: float, rng: np.random.Generator) -> list[Box]:
     if mode == OVERVIEW:
         return [WHOLE]
     if mode in (GRID_2, GRID_3):
         return [WHOLE, *grid_cells(2 if mode == GRID_2 else 3)]
+    crops = []
     if scene.sign is not None and rng.random() < SIGN_CROPS:
-        crops = [random_crop_of(scene.sign.box, rng), *([random_crop(rng)] if mode == TWO_CROPS else [])]
-        return [WHOLE, *(crops[i] for i in rng.permutation(len(crops)))]
-    for _ in range(6):  # nearly always a crop that shows something to ask about
-        views = [WHOLE, *(random_crop(rng) for _ in range(2 if mode == TWO_CROPS else 1))]
-        if seen_things(scene, views):
-            break
-    return views
+        crops.append(random_crop_of(scene.sign.box, max(READABLE_SIGN, 1.5 * least), rng))
+    things = [scene.things[i] for i in rng.permutation(len(scene.things))]
+    while len(crops) < (2 if mode == TWO_CROPS else 1):
+        around = rng.random() < THING_CROPS
+        crops.append(random_crop_of(things[len(crops)].box, least, rng) if around else random_crop(rng))
+    return [WHOLE, *(crops[i] for i in rng.permutation(len(crops)))]
 
 
 def make_batch(
@@ -155,7 +164,7 @@ def make_batch(
     for _ in range(size):
         index = int(rng.integers(len(store.scenes)))
         scene = store.scenes[index]
-        boxes = [] if mode == TEXT else _views(mode, scene, rng)
+        boxes = [] if mode == TEXT else _views(mode, scene, stage.least_size, rng)
         seen, shown = seen_things(scene, boxes), without_unreadable_sign(scene, boxes)
         possible = {name: share for name, share in tasks.items() if shown.sign or name not in SIGN_TASKS}
         branches, names = [], []

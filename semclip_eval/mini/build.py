@@ -1,6 +1,7 @@
 """Miniature benchmarks on disk, in the file formats of the real ones, so that the same loaders read them."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -14,25 +15,29 @@ from semclip_eval.mini import tables
 from semclip_eval.mini.questions import MiniQuestion, lettered_text, make_question, shuffled
 from semclip_eval.mini.world import WORLD_VERSION, Scene, Thing, make_scene, render
 
-QUESTIONS = 500
+VSTAR_CATEGORIES = ("direct_attributes", "relative_position")
+QUESTIONS = 1000
 # Part of the folders' names, so that a cache from before a change of `tables` is not taken for the new one.
-TABLES_VERSION = 4
+TABLES_VERSION = 5
 COMPLETE = "complete.json"
 
 
-def _usable(kind: str, split: str, start: int, step: int) -> Iterator[tuple[Scene, MiniQuestion]]:
-    """Scenes start, start + step, ... that have a question of this kind, with it."""
-    index = start
-    while True:
-        scene = make_scene(split, index)
-        question = make_question(kind, scene)
-        if question is not None:
-            yield scene, question
-        index += step
+def vstar_questions(category: str, split: str) -> Iterator[tuple[Scene, MiniQuestion]]:
+    """The questions of a category with their scenes, one a scene, without end; both categories share no scene.
+
+    Every third question of direct_attributes is about two far-apart targets.
+    """
+    kinds = {"direct_attributes": ("color", "color", "color_pair"), "relative_position": ("relation",)}[category]
+    index = VSTAR_CATEGORIES.index(category)
+    for number in itertools.count():
+        while (question := make_question(kinds[number % len(kinds)], make_scene(split, index))) is None:
+            index += len(VSTAR_CATEGORIES)
+        yield make_scene(split, index), question
+        index += len(VSTAR_CATEGORIES)
 
 
 def _save_jpeg(scene: Scene, path: Path) -> None:
-    # Full chroma resolution: at the usual 4:2:0 the colour of a 25 px object would bleed into the background.
+    # Full chroma resolution: at the usual 4:2:0 the colour of a small object would bleed into the background.
     render(scene).save(path, "JPEG", quality=95, subsampling=0, optimize=False)
 
 
@@ -45,6 +50,9 @@ def _short_options(question: MiniQuestion) -> list[str]:
     """Bare answers, as the published question file has them, right one first."""
     if question.kind == "color":
         return [option.rsplit(" ", 1)[1].removesuffix(".") for option in question.options]
+    if question.kind == "color_pair":
+        words = [option.removesuffix(".").split() for option in question.options]
+        return [f"{sentence[3]} and {sentence[-1]}" for sentence in words]
     sides = {"left": "right", "right": "left", "above": "below", "below": "above"}
     return [question.answer, sides[question.answer]]
 
@@ -56,12 +64,12 @@ def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: st
     seeded by the question's own number, so a longer build starts with the same questions as a shorter one.
     """
     lines: list[str] = []
-    for number, (category, kind) in enumerate((("direct_attributes", "color"), ("relative_position", "relation"))):
+    for category in VSTAR_CATEGORIES:
         (folder / category).mkdir(parents=True)
-        for _, (scene, question) in zip(range(questions_per_category), _usable(kind, split, number, 2), strict=False):
+        for scene, question in itertools.islice(vstar_questions(category, split), questions_per_category):
             stem = f"sa_{100000 + scene.index}"
             _save_jpeg(scene, folder / category / f"{stem}.jpg")
-            names = [thing.shape if kind == "color" else thing.name for thing in question.targets]
+            names = [thing.name if question.kind == "relation" else thing.shape for thing in question.targets]
             record = {
                 "target_object": names,
                 "bbox": [_xywh(thing) for thing in question.targets],

@@ -15,7 +15,9 @@ SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 LETTERS = "ABCD"
 # Ten overview pixels: closer pairs would test the resolution, not the relation.
-MIN_SEPARATION = 40
+MIN_SEPARATION = 60
+# Two targets this far apart never lie in one cell of a 3 x 3 grid, which is 168 px wide.
+FAR_APART = 180
 
 SIDES = {"horizontal": ("left", "right"), "vertical": ("above", "below")}
 
@@ -38,11 +40,63 @@ def _colors_for(thing: Thing, scene: Scene, rng: random.Random) -> list[str]:
 
 
 def color_of_shape(scene: Scene, rng: random.Random) -> MiniQuestion:
-    """V* direct_attributes: "What is the color of the star?" with four sentences."""
-    thing = rng.choice(scene.things)
+    """V* direct_attributes: "What is the color of the star?" with four sentences. Not about a landmark."""
+    thing = rng.choice(scene.small_things)
     colors = _colors_for(thing, scene, rng)
     sentences = tuple(f"The color of the {thing.shape} is {color}." for color in colors)
     return MiniQuestion("color", f"What is the color of the {thing.shape}?", sentences, thing.color, (thing,))
+
+
+def far_apart_pair(things: Sequence[Thing], rng: random.Random) -> tuple[Thing, Thing] | None:
+    """Two of `things` with different colours that no cell of a 3 x 3 grid holds together; None if there are none."""
+    pairs = [
+        (a, b)
+        for a in things
+        for b in things
+        if a.color != b.color and max(abs(a.center[0] - b.center[0]), abs(a.center[1] - b.center[1])) >= FAR_APART
+    ]
+    return rng.choice(pairs) if pairs else None
+
+
+def color_pair_text(first: Thing, second: Thing) -> str:
+    return f"What are the colors of the {first.shape} and the {second.shape}?"
+
+
+def color_pair_options(first: Thing, second: Thing, scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """The two colours, right ones first; then the second, the first and both replaced by another of the scene's."""
+    present = {thing.color for thing in scene.things}
+    wrong_first = rng.choice(sorted(present - {first.color, second.color}))
+    wrong_second = rng.choice(sorted(present - {first.color, second.color, wrong_first}))
+    return [
+        (first.color, second.color),
+        (first.color, wrong_second),
+        (wrong_first, second.color),
+        (wrong_first, wrong_second),
+    ]
+
+
+def colors_of_two(scene: Scene, rng: random.Random) -> MiniQuestion | None:
+    """V* direct_attributes about two far-apart targets: one crop tells half of it, and leaves two options of four."""
+    pair = far_apart_pair(scene.small_things, rng)
+    if pair is None:
+        return None
+    first, second = pair
+    sentences = tuple(
+        f"The {first.shape} is {one} and the {second.shape} is {other}."
+        for one, other in color_pair_options(first, second, scene, rng)
+    )
+    return MiniQuestion(
+        "color_pair", color_pair_text(first, second), sentences, f"{first.color} and {second.color}", pair
+    )
+
+
+def color_pair_choice(scene: Scene, rng: random.Random) -> MiniQuestion | None:
+    """The question about two targets with bare colours ("red and blue") as options."""
+    pair = far_apart_pair(scene.small_things, rng)
+    if pair is None:
+        return None
+    options = tuple(f"{one} and {other}" for one, other in color_pair_options(*pair, scene, rng))
+    return MiniQuestion("color_pair_choice", color_pair_text(*pair), options, options[0], pair)
 
 
 def related_pair(
@@ -102,10 +156,10 @@ def relative_position(
 
 
 def shape_existence(scene: Scene, rng: random.Random, present: bool | None = None) -> MiniQuestion:
-    """POPE: "Is there a star in the image?", yes half the time. An absent shape has no target."""
+    """POPE: "Is there a star in the image?", yes half the time, never of a landmark. No target where absent."""
     present = rng.random() < 0.5 if present is None else present
     if present:
-        thing = rng.choice(scene.things)
+        thing = rng.choice(scene.small_things)
         return MiniQuestion(
             "shape_existence", f"Is there a {thing.shape} in the image?", ("yes", "no"), "yes", (thing,)
         )
@@ -116,8 +170,8 @@ def shape_existence(scene: Scene, rng: random.Random, present: bool | None = Non
 def color_existence(scene: Scene, rng: random.Random, present: bool | None = None) -> MiniQuestion:
     """ "Is there a red object in the image?": the overview is enough for this one."""
     present = rng.random() < 0.5 if present is None else present
-    colors = {thing.color for thing in scene.things}
-    color = rng.choice(sorted(colors if present else set(COLORS) - colors))
+    absent = set(COLORS) - {thing.color for thing in scene.things}
+    color = rng.choice(sorted(scene.visible_colors if present else absent))
     article = "an" if color == "orange" else "a"
     targets = tuple(thing for thing in scene.things if thing.color == color)
     options = ("yes", "no") if present else ("no", "yes")
@@ -128,16 +182,15 @@ def color_existence(scene: Scene, rng: random.Random, present: bool | None = Non
 
 def color_choice(scene: Scene, rng: random.Random) -> MiniQuestion:
     """ "What is the color of the star?" with four bare colours, for multiple choice by letter."""
-    thing = rng.choice(scene.things)
+    thing = rng.choice(scene.small_things)
     colors = tuple(_colors_for(thing, scene, rng))
     return MiniQuestion("color_choice", f"What is the color of the {thing.shape}?", colors, thing.color, (thing,))
 
 
 def present_color_choice(scene: Scene, rng: random.Random) -> MiniQuestion:
     """ "Which color is in the image?" with one colour that is and three (or fewer) that are not: overview is enough."""
-    present = {thing.color for thing in scene.things}
-    color = rng.choice(sorted(present))
-    absent = sorted(set(COLORS) - present)
+    color = rng.choice(sorted(scene.visible_colors))
+    absent = sorted(set(COLORS) - {thing.color for thing in scene.things})
     options = (color, *rng.sample(absent, min(3, len(absent))))
     targets = tuple(thing for thing in scene.things if thing.color == color)
     return MiniQuestion("present_color_choice", "Which color is in the image?", options, color, targets)
@@ -155,14 +208,6 @@ def side_choice(
     return MiniQuestion("side_choice", question.text, (side, other), side, question.targets)
 
 
-def object_count(scene: Scene, rng: random.Random) -> MiniQuestion:
-    """ "How many objects are in the image?": five, six or seven, written as a digit."""
-    right = str(len(scene.things))
-    others = [digit for digit in ("5", "6", "7") if digit != right]
-    rng.shuffle(others)
-    return MiniQuestion("count", "How many objects are in the image?", (right, *others), right, scene.things)
-
-
 def sign_number(scene: Scene, rng: random.Random) -> MiniQuestion | None:
     """TextVQA: "What number is on the sign?", a digit; None for a scene made without a sign."""
     if scene.sign is None:
@@ -174,13 +219,14 @@ def sign_number(scene: Scene, rng: random.Random) -> MiniQuestion | None:
 
 MAKERS: dict[str, Callable[[Scene, random.Random], MiniQuestion | None]] = {
     "color": color_of_shape,
+    "color_pair": colors_of_two,
     "relation": relative_position,
     "shape_existence": shape_existence,
     "color_existence": color_existence,
     "color_choice": color_choice,
+    "color_pair_choice": color_pair_choice,
     "present_color_choice": present_color_choice,
     "side_choice": side_choice,
-    "count": object_count,
     "number": sign_number,
 }
 

@@ -340,11 +340,11 @@ def build_hrbench(folder: Path, questions: int = 100, resolution: str = "4k") ->
     HR-Bench's `cross` relates several things; with four options the miniature VLM cannot tell sides (it has learned
     pairs of them), so this asks what takes a look at all things instead.
 
-    The scene is enlarged three times for 4k (1008 px) and six times for 8k (2016 px). That makes the images large, as
+    The scene is enlarged two times for 4k (1008 px) and four times for 8k (2016 px). That makes the images large, as
     the loader and the crops will meet them, and adds no detail: nothing can be seen in them that the scene did not
     show. No two questions have the same text, options and answer, by which the loader tells them apart.
     """
-    scale = {"4k": 3, "8k": 6}[resolution]
+    scale = {"4k": 2, "8k": 4}[resolution]
     singles, crosses = (
         _distinct(_asked(kind, "hrbench", options=4)) for kind in ("color_choice", "present_color_choice")
     )

@@ -1,22 +1,27 @@
-"""Seeded scenes: a few small coloured shapes on a cluttered background.
+"""Seeded scenes: coloured shapes of very different sizes among look-alikes, on a cluttered background. World 2.
 
-An object is 22-30 px in a 336 px scene. Scaled down four times to the models' 84 px input its colour survives and its
-shape does not; in a crop of about a third of the scene's width both can be seen. That gap is what the miniature is for.
+A scene is 504 px wide, an object 12-44 px, all sizes on a logarithmic scale equally likely. The models see 84 px: the
+overview shows an object as 2-7 px, in which a colour may survive and a shape does not. A cell of a 3 x 3 grid shows it
+as 6-22 px, which is enough for the larger half; the smallest ones need a tight crop. That is what the miniature ranks
+selectors by. Each scene has two landmarks, large objects of colours that nothing else has, which can be told apart in
+the overview, and `look_alikes`, shapes near to those that questions name, in the colours of other objects.
 A scene may carry a sign with a digit (`make_scene(..., sign=True)`), which needs a crop to be read.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from semclip_eval.mini.signs import DIGITS, sign_masks
 
-WORLD_VERSION = 1
-SCENE_SIZE = 336
+WORLD_VERSION = 2
+SCENE_SIZE = 504  # six times the models' input: at its smallest an object keeps 12 px to look closer at
 SPLITS = {"train": 0, "dev": 1, "test": 2}
 SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond", "heart", "ring")
+# Never asked about. Each is near to a shape that is: a bar to a square, half a disc to a circle, an arch to a ring.
+LOOK_ALIKES = ("bar", "half", "arch", "corner", "saltire")
 COLORS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
 
 _RGB = {
@@ -29,13 +34,14 @@ _RGB = {
     "white": (245, 245, 245),
     "black": (18, 18, 18),
 }
-_MARGIN = 20
-_MIN_DISTANCE = 40
+SMALLEST, LARGEST = 12, 44  # px, of an object
+SIGN_SIZES = (20, 56)
+LARGE = 30  # from this size on an object's colour and place can be seen in the overview
+LANDMARKS = 2
 _NEAR_SHARE = 0.35
 _SUPERSAMPLE = 8
-_SIGN_DISTANCE = 44  # from a thing's centre: plate and thing never touch
 _PLATE_RGB, _INK_RGB = (205, 235, 240), (28, 28, 34)
-_LAYOUT_STREAM, _BACKGROUND_STREAM, _SIGN_STREAM = 0, 1, 2
+_LAYOUT_STREAM, _BACKGROUND_STREAM, _SIGN_STREAM, _CLUTTER_STREAM = 0, 1, 2, 3
 
 Box = tuple[int, int, int, int]
 
@@ -75,18 +81,29 @@ class Sign(Thing):
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in scene (`split`, `index`); `render` draws it."""
+    """What is in scene (`split`, `index`); `render` draws it. The first two things are its landmarks."""
 
     split: str
     index: int
     things: tuple[Thing, ...]
+    look_alikes: tuple[Thing, ...] = ()
     sign: Sign | None = None
 
     @property
+    def small_things(self) -> tuple[Thing, ...]:
+        """The things whose size is drawn from the whole range: all but the landmarks."""
+        return self.things[LANDMARKS:]
+
+    @property
     def unique_colored(self) -> tuple[Thing, ...]:
-        """The things whose colour no other thing in the scene has: these can be told apart in the overview."""
-        colors = [thing.color for thing in self.things]
-        return tuple(thing for thing in self.things if colors.count(thing.color) == 1)
+        """The large things whose colour nothing else in the scene has: these can be told apart in the overview."""
+        colors = [thing.color for thing in (*self.things, *self.look_alikes)]
+        return tuple(thing for thing in self.things if thing.size >= LARGE and colors.count(thing.color) == 1)
+
+    @property
+    def visible_colors(self) -> set[str]:
+        """The colours that can be seen in the overview: those of the large things."""
+        return {thing.color for thing in self.things if thing.size >= LARGE}
 
 
 def _generator(split: str, index: int, stream: int) -> np.random.Generator:
@@ -129,6 +146,24 @@ def _outline(shape: str) -> list[tuple[float, float]]:
             turn = math.pi * corner / 5
             points.append((radius * math.sin(turn), -radius * math.cos(turn)))
         return points
+    if shape == "bar":
+        return [(-0.5, -0.2), (0.5, -0.2), (0.5, 0.2), (-0.5, 0.2)]
+    if shape == "half":
+        turns = [math.pi * step / 20 for step in range(21)]
+        return [(0.54 * math.cos(turn), 0.25 - 0.54 * math.sin(turn)) for turn in turns]
+    if shape == "arch":
+        turns = [math.pi * step / 20 for step in range(21)]
+        outer = [(0.48 * math.cos(turn), -0.48 * math.sin(turn)) for turn in turns]
+        inner = [(0.24 * math.cos(turn), -0.24 * math.sin(turn)) for turn in reversed(turns)]
+        return [(0.48, 0.46), *outer, (-0.48, 0.46), (-0.24, 0.46), *inner, (0.24, 0.46)]
+    if shape == "corner":
+        return [(-0.46, -0.46), (-0.14, -0.46), (-0.14, 0.14), (0.46, 0.14), (0.46, 0.46), (-0.46, 0.46)]
+    if shape == "saltire":
+        turn = math.pi / 4
+        return [
+            (x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn))
+            for x, y in _outline("cross")
+        ]
     if shape == "heart":
         points = []
         for step in range(40):
@@ -172,64 +207,89 @@ def _box(mask: Image.Image, center: tuple[int, int]) -> Box:
     return (left + bounds[0], top + bounds[1], left + bounds[2], top + bounds[3])
 
 
-def _place(rng: np.random.Generator, taken: list[tuple[int, int]]) -> tuple[int, int]:
-    low, high = _MARGIN, SCENE_SIZE - _MARGIN
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> int:
+    return int(math.exp(rng.uniform(math.log(low), math.log(high + 0.99))))
+
+
+def _place(rng: np.random.Generator, size: int, taken: list[Thing]) -> tuple[int, int]:
+    """A free place for something of this size (px): it touches nothing, and is often near something."""
+    low, high = size // 2 + 6, SCENE_SIZE - size // 2 - 6
     while True:
         if taken and rng.random() < _NEAR_SHARE:
             anchor = taken[int(rng.integers(len(taken)))]
-            distance, turn = rng.uniform(_MIN_DISTANCE, 1.6 * _MIN_DISTANCE), rng.uniform(0, 2 * math.pi)
-            x = round(anchor[0] + distance * math.cos(turn))
-            y = round(anchor[1] + distance * math.sin(turn))
+            apart, turn = _clearance(size, anchor), rng.uniform(0, 2 * math.pi)
+            distance = rng.uniform(apart, 1.8 * apart)
+            x = round(anchor.center[0] + distance * math.cos(turn))
+            y = round(anchor.center[1] + distance * math.sin(turn))
         else:
             x, y = (int(value) for value in rng.integers(low, high + 1, 2))
-        apart = all((x - a) ** 2 + (y - b) ** 2 >= _MIN_DISTANCE**2 for a, b in taken)
-        if apart and low <= x <= high and low <= y <= high:
+        free = all(math.dist((x, y), other.center) >= _clearance(size, other) for other in taken)
+        if free and low <= x <= high and low <= y <= high:
             return x, y
+
+
+def _clearance(size: int, other: Thing) -> float:
+    """Least distance (px) between the centres of something of this size and another thing."""
+    return 0.66 * (size + other.size) + 4
+
+
+def _make_thing(rng: np.random.Generator, shape: str, color: str, size: int, taken: list[Thing]) -> Thing:
+    center, angle = _place(rng, size, taken), float(rng.uniform(-14, 14))
+    red, green, blue = (int(np.clip(c + rng.integers(-10, 11), 0, 255)) for c in _RGB[color])
+    return Thing(shape, color, (red, green, blue), center, size, angle, _box(_mask(shape, size, angle), center))
+
+
+def _make_look_alikes(split: str, index: int, things: list[Thing]) -> list[Thing]:
+    """Three to six shapes that no question names, in the colours of the things that are not landmarks."""
+    rng = _generator(split, index, _CLUTTER_STREAM)
+    colors = [thing.color for thing in things[LANDMARKS:]]
+    made: list[Thing] = []
+    for _ in range(int(rng.integers(3, 7))):
+        shape = LOOK_ALIKES[int(rng.integers(len(LOOK_ALIKES)))]
+        color = colors[int(rng.integers(len(colors)))]
+        made.append(_make_thing(rng, shape, color, _log_uniform(rng, SMALLEST, LARGEST), [*things, *made]))
+    return made
 
 
 def _make_sign(split: str, index: int, things: list[Thing]) -> Sign:
     """A sign at a free place; from a random stream of its own, so the things are those of the scene without it."""
     rng = _generator(split, index, _SIGN_STREAM)
     number = DIGITS[int(rng.integers(len(DIGITS)))]
-    size, angle, stroke = int(rng.integers(30, 37)), float(rng.uniform(-8, 8)), float(rng.uniform(0.1, 0.13))
+    size = _log_uniform(rng, *SIGN_SIZES)
+    angle, stroke = float(rng.uniform(-8, 8)), float(rng.uniform(0.1, 0.13))
     red, green, blue = (int(np.clip(c + rng.integers(-10, 11), 0, 255)) for c in _PLATE_RGB)
-    while True:
-        x, y = (int(value) for value in rng.integers(_MARGIN + 2, SCENE_SIZE - _MARGIN - 1, 2))
-        if all((x - t.center[0]) ** 2 + (y - t.center[1]) ** 2 >= _SIGN_DISTANCE**2 for t in things):
-            break
-    box = _box(sign_masks(number, size, angle, stroke)[0], (x, y))
-    return Sign("sign", "pale", (red, green, blue), (x, y), size, angle, box, number, stroke)
+    center = _place(rng, size, things)
+    box = _box(sign_masks(number, size, angle, stroke)[0], center)
+    return Sign("sign", "pale", (red, green, blue), center, size, angle, box, number, stroke)
 
 
 def make_scene(split: str, index: int, sign: bool = False) -> Scene:
     """The scene with this number: 5-7 things of different shapes in at least 4 colours. Depends on nothing else.
 
-    With `sign` the same scene also carries a sign with a digit, `scene.sign`: for `make_question("number", scene)`.
+    Two of them are landmarks: at least `LARGE` px, each of a colour of its own. With `sign` the same scene also carries
+    a sign with a digit, `scene.sign`: for `make_question("number", scene)`.
     """
     rng = _generator(split, index, _LAYOUT_STREAM)
     count = int(rng.integers(5, 8))
     shapes = [SHAPES[i] for i in rng.permutation(len(SHAPES))[:count]]
-    # Four different colours first; the others are drawn freely, so colours repeat in about half of the scenes.
-    colors = [COLORS[i] for i in rng.permutation(len(COLORS))[:4]]
-    colors += [COLORS[i] for i in rng.integers(len(COLORS), size=count - 4)]
+    shuffled_colors = [COLORS[i] for i in rng.permutation(len(COLORS))]
+    # The landmarks' colours, two others, and then any but the landmarks'.
+    colors = shuffled_colors[:4]
+    colors += [shuffled_colors[i] for i in rng.integers(LANDMARKS, len(COLORS), size=count - 4)]
     things: list[Thing] = []
-    centers: list[tuple[int, int]] = []
-    for shape, color in zip(shapes, colors, strict=True):
-        center = _place(rng, centers)
-        centers.append(center)
-        size, angle = int(rng.integers(22, 31)), float(rng.uniform(-14, 14))
-        red, green, blue = (int(np.clip(c + rng.integers(-10, 11), 0, 255)) for c in _RGB[color])
-        things.append(
-            Thing(shape, color, (red, green, blue), center, size, angle, _box(_mask(shape, size, angle), center))
-        )
-    return Scene(split, index, tuple(things), _make_sign(split, index, things) if sign else None)
+    for number, (shape, color) in enumerate(zip(shapes, colors, strict=True)):
+        size = _log_uniform(rng, LARGE if number < LANDMARKS else SMALLEST, LARGEST)
+        things.append(_make_thing(rng, shape, color, size, things))
+    look_alikes = _make_look_alikes(split, index, things)
+    made_sign = _make_sign(split, index, [*things, *look_alikes]) if sign else None
+    return Scene(split, index, tuple(things), tuple(look_alikes), made_sign)
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
     coarse = np.clip(rng.integers(105, 156) + rng.integers(-28, 29, (7, 7, 3)), 0, 255).astype(np.uint8)
     image = Image.fromarray(coarse).resize((SCENE_SIZE, SCENE_SIZE), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
-    for _ in range(int(rng.integers(8, 18))):
+    for _ in range(int(rng.integers(12, 26))):
         x0, y0, x1, y1 = (int(value) for value in rng.integers(0, SCENE_SIZE, 4))
         pixel = image.getpixel(((x0 + x1) // 2, (y0 + y1) // 2))
         shade = int(rng.integers(-22, 23))
@@ -240,9 +300,9 @@ def _background(rng: np.random.Generator) -> Image.Image:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an RGB image of 336 x 336 pixels."""
+    """The scene as an RGB image of 504 x 504 pixels."""
     image = _background(_generator(scene.split, scene.index, _BACKGROUND_STREAM))
-    for thing in scene.things:
+    for thing in (*scene.things, *scene.look_alikes):
         mask = _mask(thing.shape, thing.size, thing.angle)
         image.paste(thing.rgb, (thing.center[0] - mask.width // 2, thing.center[1] - mask.height // 2), mask)
     if scene.sign is not None:
@@ -255,7 +315,11 @@ def render(scene: Scene) -> Image.Image:
 
 
 def drawn_pixels(scene: Scene, thing: Thing) -> Image.Image:
-    """Where `thing` or the sign changed the image ("L", non-zero where it did): the difference with and without it."""
-    sign = None if thing is scene.sign else scene.sign
-    others = Scene(scene.split, scene.index, tuple(other for other in scene.things if other is not thing), sign)
+    """Where a thing, look-alike or sign changed the image ("L", non-zero where it did): with and without it."""
+    others = replace(
+        scene,
+        things=tuple(other for other in scene.things if other is not thing),
+        look_alikes=tuple(other for other in scene.look_alikes if other is not thing),
+        sign=None if thing is scene.sign else scene.sign,
+    )
     return ImageChops.difference(render(scene), render(others)).convert("L")
