@@ -180,8 +180,8 @@ def check_program(model: str, folder: Path, reference: Reference, output: Path) 
         for line in file.read_text().splitlines():
             record = json.loads(line)
             boxes = [tuple(view["box"]) for view in record["views"]]
-            cells = [(x, y, x + 168, y + 168) for y in (0, 168) for x in (0, 168)]
-            assert boxes[0] == (0, 0, 336, 336)
+            cells = [(x, y, x + 252, y + 252) for y in (0, 252) for x in (0, 252)]
+            assert boxes[0] == (0, 0, 504, 504)
             assert boxes[1:] == {"no_crop": [], "full_crop": cells}.get(selector, [b for b in cells if b in boxes])
             assert len(boxes) == {"no_crop": 1, "full_crop": 5, "semclip": 2}[selector]
             question = questions[record["question_id"]]

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from semclip_eval.mini.world import SCENE_SIZE
+
 SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark_gpu.py"
 SELECTORS = ["no_crop", "full_crop", "semclip"]
 
@@ -76,5 +78,5 @@ def test_photographs_have_the_published_layout_and_size(tmp_path: Path) -> None:
             left, top, width, height = after
             assert 0 <= left < left + width <= 2246
             assert 0 <= top < top + height <= 1582
-            assert after == pytest.approx([before[0] * 2246 / 336, before[1] * 1582 / 336, before[2] * 2246 / 336,
-                                           before[3] * 1582 / 336])  # fmt: skip
+            x, y = 2246 / SCENE_SIZE, 1582 / SCENE_SIZE
+            assert after == pytest.approx([before[0] * x, before[1] * y, before[2] * x, before[3] * y])

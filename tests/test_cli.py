@@ -82,7 +82,7 @@ def test_list_shows_the_users_own_configs(tmp_path, capsys):
         (["benchmark.path=mini://foo"], ["mini://foo", "vstar"]),
         (["benchmark.path=2024"], ["benchmark.path=2024"]),
         (["model.path=2024"], ["model.path=2024"]),
-        (["selector.top_k=99"], ["selector.top_k=99", "9 candidates"]),
+        (["selector.top_k=99"], ["selector.top_k=99", "16 candidates"]),
         (["-m", "run.output_dir=/proc/x"], ["/proc/x"]),
         (["-m", "--cfg", "job"], ["--cfg"]),
         (["show", "/no/such/run"], ["/no/such/run", "no run here"]),

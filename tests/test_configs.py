@@ -77,4 +77,4 @@ def test_a_selector_of_the_users_own_is_one_file_and_one_config(tmp_path, monkey
     overrides = ["profile=mini", "selector=last_crop", "run.limit=3", f"run.output_dir={tmp_path / 'results'}"]
     assert cli.main(["--config-dir", str(tmp_path / "mine"), *overrides]) == 0
     (row,) = read_rows(tmp_path / "results" / "runs.csv")
-    assert (row["selector"], row["n"], row["views_mean"], row["crops"]) == ("last_crop", "3", "2", "grid3x3")
+    assert (row["selector"], row["n"], row["views_mean"], row["crops"]) == ("last_crop", "3", "2", "grid4x4")

@@ -58,25 +58,25 @@ def test_the_selectors_run_and_their_cost_and_tokens_are_recorded(workplace, cap
     assert set(rows) == SELECTORS
     assert all((row["n_scored"], row["n_error"]) == ("4", "0") for row in rows.values())
     assert (float(rows["last_crop"]["forwards_mean"] or 0), rows["last_crop"]["views_mean"]) == (0, "2")
-    assert (float(rows["most_confident"]["forwards_mean"]), rows["most_confident"]["views_mean"]) == (9, "2")
+    assert (float(rows["most_confident"]["forwards_mean"]), rows["most_confident"]["views_mean"]) == (16, "2")
     assert rows["best_region"]["views_mean"] == "1"
     for record in records(workplace, "most_confident"):
         scores = [step["score"] for step in record["trace"]]
         # One forward a crop of 49 visual tokens, and the shown crop is the one with the highest confidence.
-        assert (record["cost"]["forwards"], record["cost"]["visual_tokens"], len(scores)) == (9, 9 * 49, 9)
+        assert (record["cost"]["forwards"], record["cost"]["visual_tokens"], len(scores)) == (16, 16 * 49, 16)
         assert record["views"][1]["box"] == record["trace"][int(np.argmax(scores))]["box"]
     for record in records(workplace, "best_region"):
-        # A ninth of a picture of seven by seven tokens is two or three by two or three of them.
+        # A quarter of the side of a picture of seven by seven tokens is one or two of them.
         assert record["encoded_tokens"] == 49
-        assert record["visual_tokens"] in (4, 6, 9)
+        assert record["visual_tokens"] in (1, 2, 4)
         assert record["visual_tokens"] == len(record["kept"][0])
 
 
 def test_a_budget_of_the_config_is_kept_and_the_psi_scores(workplace, capsys):
     limits = ["profile=mini", "run.limit=2", "run.output_dir=out"]
     arguments = ["--config-dir", "my_configs", *limits]
-    assert cli.main([*arguments, "selector=most_confident", "selector.max_forwards=8"]) == 1
-    assert all("max_forwards=8" in record["error"]["message"] for record in records(workplace, "most_confident"))
+    assert cli.main([*arguments, "selector=most_confident", "selector.max_forwards=15"]) == 1
+    assert all("max_forwards=15" in record["error"]["message"] for record in records(workplace, "most_confident"))
     assert cli.main([*command(1), *limits]) == 0
     for record in records(workplace, "semclip"):
         scores = [candidate["psi"] for candidate in record["candidates"]]

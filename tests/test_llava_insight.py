@@ -86,15 +86,16 @@ def test_the_miniature_sees_a_target_where_it_is() -> None:
     from semclip_eval.benchmarks.vstar import VStar
 
     vlm = Llava15(name="mini", hub_id=None, path="mini://vlm")
-    questions = [q for q in VStar(path="mini://vstar").questions() if q.category == "direct_attributes"][:30]
+    questions = [q for q in VStar(path="mini://vstar").questions() if len(q.target_boxes) == 1 and q.text.startswith("What is the color of the ")][:30]
     right = 0
     for question in questions:
         shape = question.text.removeprefix("What is the color of the ").removesuffix("?")
         text = f"Is there a {shape} in the image?\nAnswer the question using a single word or phrase."
         image, (box,) = question.load_image(), question.target_boxes
-        left, top = min(max(0, box.left - 40), 224), min(max(0, box.top - 40), 224)
-        far = (left + 168) % 224, (top + 168) % 224
-        crops = [image.crop((x, y, x + 112, y + 112)) for x, y in ((left, top), far)]
+        last = image.width - 126
+        left, top = min(max(0, box.left - 40), last), min(max(0, box.top - 40), last)
+        far = (left + last * 3 // 4) % last, (top + last * 3 // 4) % last
+        crops = [image.crop((x, y, x + 126, y + 126)) for x, y in ((left, top), far)]
         batch = [vlm.prepare(Request((crop,), Prompt(text, ("yes", "no")))) for crop in crops]
         there, elsewhere = vlm.confidence(batch)
         right += there > elsewhere

@@ -231,8 +231,8 @@ def test_the_tower_as_psi_from_the_command_line(tmp_path: Path) -> None:
     records = [json.loads(line) for line in text.splitlines()]
     assert len(records) == 8
     assert all(record["views"][1]["psi"] is not None for record in records)
-    # Nine crops and an overview each: what ψ looked at is what the VLM used.
-    assert session._loaded["model"][1].features.passes == 80
+    # Sixteen crops and an overview each: what ψ looked at is what the VLM used.
+    assert session._loaded["model"][1].features.passes == 8 * 17
 
 
 @pytest.mark.parametrize("mode", ["accuracy", "latency"])

@@ -267,7 +267,7 @@ def test_hindsight_in_the_program_writes_its_measures_and_costs(tmp_path: Path, 
     arguments = ["profile=mini", "selector=hindsight", "run.limit=4", "run.batch_size=2", f"run.output_dir={tmp_path}"]
     assert cli.main(arguments) == 0
     (row,) = read_rows(tmp_path / "runs.csv")
-    assert (row["uses_truth"], float(row["forwards_mean"])) == ("true", 9)
+    assert (row["uses_truth"], float(row["forwards_mean"])) == ("true", 16)
     (categories,) = tmp_path.glob("mini/vstar/mini_llava/hindsight/*/categories.csv")
     whole = next(line for line in read_rows(categories) if line["breakdown"] == "all")
     (samples,) = tmp_path.glob("mini/vstar/mini_llava/hindsight/*/samples.jsonl")
