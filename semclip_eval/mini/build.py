@@ -20,15 +20,17 @@ QUESTIONS = 1000
 # Part of the folders' names, so that a cache from before a change of `tables` is not taken for the new one.
 TABLES_VERSION = 5
 COMPLETE = "complete.json"
+# The shipped models have learned from the scenes of the split "train", and were watched on those of "dev", below this.
+FIRST_UNSEEN = 100_000
 
 
-def vstar_questions(category: str, split: str) -> Iterator[tuple[Scene, MiniQuestion]]:
+def vstar_questions(category: str, split: str, first: int = 0) -> Iterator[tuple[Scene, MiniQuestion]]:
     """The questions of a category with their scenes, one a scene, without end; both categories share no scene.
 
-    Every third question of direct_attributes is about two far-apart targets.
+    first: an even number, the first scene. Every third question of direct_attributes is about two far-apart targets.
     """
     kinds = {"direct_attributes": ("color", "color", "color_pair"), "relative_position": ("relation",)}[category]
-    index = VSTAR_CATEGORIES.index(category)
+    index = first + VSTAR_CATEGORIES.index(category)
     for number in itertools.count():
         while (question := make_question(kinds[number % len(kinds)], make_scene(split, index))) is None:
             index += len(VSTAR_CATEGORIES)
@@ -57,7 +59,9 @@ def _short_options(question: MiniQuestion) -> list[str]:
     return [question.answer, sides[question.answer]]
 
 
-def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: str = "test") -> None:
+def build_vstar(
+    folder: Path, questions_per_category: int = QUESTIONS, split: str = "test", first: int = 0
+) -> None:
     """V* Bench's layout: a JPEG and a JSON for each question, and `test_questions.jsonl` with lettered options.
 
     `bbox` is [x, y, width, height] in pixels, `options` has the right sentence first. Letters come from the shuffle
@@ -66,7 +70,7 @@ def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: st
     lines: list[str] = []
     for category in VSTAR_CATEGORIES:
         (folder / category).mkdir(parents=True)
-        for scene, question in itertools.islice(vstar_questions(category, split), questions_per_category):
+        for scene, question in itertools.islice(vstar_questions(category, split, first), questions_per_category):
             stem = f"sa_{100000 + scene.index}"
             _save_jpeg(scene, folder / category / f"{stem}.jpg")
             names = [thing.name if question.kind == "relation" else thing.shape for thing in question.targets]
@@ -91,6 +95,9 @@ def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: st
 
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "vstar": build_vstar,
+    # For `train-psi` and for choosing settings: scenes that neither model has seen and no result is reported on.
+    "vstar-train": partial(build_vstar, split="train", first=FIRST_UNSEEN),
+    "vstar-dev": partial(build_vstar, split="dev", first=FIRST_UNSEEN),
     "pope": tables.build_pope,
     "mmbench": tables.build_mmbench,
     "textvqa": tables.build_textvqa,
@@ -116,7 +123,7 @@ def ensure(benchmark: str, cache_folder: Path | None = None) -> Path:
     if benchmark not in BUILDERS:
         raise ValueError(f"no miniature of benchmark {benchmark!r}; there is {', '.join(sorted(BUILDERS))}")
     cache = cache_folder if cache_folder is not None else default_cache_folder()
-    size = f"n{QUESTIONS}" if benchmark == "vstar" else f"t{TABLES_VERSION}"
+    size = f"n{QUESTIONS}" if benchmark.startswith("vstar") else f"t{TABLES_VERSION}"
     target = cache / f"mini-{benchmark}-v{WORLD_VERSION}-{size}"
     if (target / COMPLETE).is_file():
         return target

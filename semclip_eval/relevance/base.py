@@ -97,6 +97,11 @@ class Relevance(ABC):
     text: str
     needs_vlm: ClassVar[bool] = False
 
+    @property
+    def training(self) -> str:
+        """What the weights have learned from (`train-psi`), in a few words; empty for weights as published."""
+        return ""
+
     @abstractmethod
     def score(self, requests: Sequence[RelevanceRequest]) -> list[tuple[float, ...]]:
         """One tuple a request, one score a box, both in the order given; independent of what else is asked for."""

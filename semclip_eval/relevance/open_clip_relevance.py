@@ -12,6 +12,7 @@ from PIL import Image
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError
 from semclip_eval.relevance.base import PatchMap, Relevance, RelevanceRequest, check_psi_text
+from semclip_eval.relevance.trained import read_provenance
 from semclip_eval.types import Box
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class OpenClipRelevance(Relevance):
     model: an open_clip architecture, `local-dir:FOLDER` (open_clip's layout: open_clip_config.json, weights, tokenizer
     files) or `mini://clip`, the weights shipped with the package. pretrained: for an architecture a tag or a file of
     weights (a file's activation is the architecture's: OpenAI's weights want a `-quickgelu` name, and its
-    preprocessing that of the architecture's tags); null for the others. text: what the runner lets ψ read
+    preprocessing that of the architecture's tags); for any model a folder that `train-psi` wrote; null for the others. text: what the runner lets ψ read
     (`base.psi_text`). precision: open_clip's word, null follows `dtype`; below fp32 the scores of nearly equal crops
     depend on the batch. batch_size: crops, or texts, in one forward pass. cache_images: images whose crop embeddings
     are kept, the least recently used going first; 0 keeps none from one call to the next (latency mode). resize_mode:
@@ -97,6 +98,12 @@ class OpenClipRelevance(Relevance):
     def revision(self) -> str:  # type: ignore[override]
         """The pretrained tag, `local:` and twelve hex digits of the files' digest, or `dummy:`; needs no loading."""
         return self._resolved().revision
+
+    @property
+    def training(self) -> str:
+        """See `Relevance.training`."""
+        trained = self._resolved().trained
+        return read_provenance(trained).summary if trained is not None else ""
 
     def load(self) -> None:
         """Load the weights, once; ModelError where that fails."""
@@ -192,7 +199,12 @@ class OpenClipRelevance(Relevance):
         if self._source is None:
             from semclip_eval.relevance.open_clip_weights import resolve
 
-            self._source = resolve(self.model, self.pretrained, self.load_format)
+            source = resolve(self.model, self.pretrained, self.load_format)
+            if source.trained is not None and (text := read_provenance(source.trained).text) != self.text:
+                raise ConfigError(
+                    f"psi.text={self.text}: psi.pretrained={self.pretrained} has learned from psi.text={text}; set that."
+                )
+            self._source = source
         return self._source
 
     def _loaded(self) -> LoadedClip:
@@ -206,6 +218,29 @@ class OpenClipRelevance(Relevance):
     def loaded_model(self) -> Any:
         """The open_clip model itself, loaded if need be."""
         return self._loaded().model
+
+    def embed_crops(self, requests: Sequence[RelevanceRequest]) -> list[torch.Tensor]:
+        """Unit-norm float32 embeddings (boxes, dimension) on the CPU, one tensor a request."""
+        import torch
+
+        keys = [image_key(request) for request in requests]
+        crops = self._crop_embeddings(requests, keys)
+        return [
+            torch.stack([crops[key][box] for box in request.boxes])
+            for request, key in zip(requests, keys, strict=True)
+        ]
+
+    def crop_pixels(self, image: Image.Image, boxes: Sequence[Box]) -> torch.Tensor:
+        """What the image tower is given of each box: (boxes, 3, side, side), float32 on the CPU."""
+        import torch
+
+        preprocess = self._loaded().preprocess
+        return torch.stack([preprocess(image.crop(box)) for box in boxes])
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Token ids (texts, context length), cut and padded."""
+        ids: torch.Tensor = self._loaded().tokenizer(list(texts))
+        return ids
 
     def embed_texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """Unit-norm float32 embeddings on the CPU, one a text; the texts count for `truncations`."""

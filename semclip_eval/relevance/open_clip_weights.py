@@ -10,7 +10,7 @@ import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from semclip_eval.checks import first_line
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ModelError
 from semclip_eval.hub import offline_if_unreachable
+from semclip_eval.relevance.trained import is_trained, load_trained, read_provenance, revision_of
 
 LOCAL_DIR = "local-dir:"
 MINIATURE = "mini://clip"
@@ -37,6 +38,7 @@ class Source:
     model: what open_clip is asked for, an architecture or `local-dir:FOLDER`. pretrained: a tag or a file; None for a
     folder. revision: the tag, or `local:` and the digest of the files. force_quick_gelu: the tag was trained with an
     activation that the architecture does not name. preprocessing: settings that open_clip would not find by itself.
+    trained: the folder of `train-psi` whose weights lie over these. random: no weights were asked for (`dummy`).
     """
 
     model: str
@@ -44,6 +46,8 @@ class Source:
     revision: str
     force_quick_gelu: bool = False
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    trained: Path | None = None
+    random: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,12 @@ class DummyTokenizer:
 def resolve(model: str, pretrained: str | None, load_format: str = "auto") -> Source:
     """The source that `psi.model` and `psi.pretrained` name; ModelError where there is no such thing.
 
-    With `load_format='dummy'` the named architecture gets random weights, and nothing is fetched.
+    With `load_format='dummy'` the named architecture gets random weights, and nothing is fetched. `pretrained` may be a
+    folder that `train-psi` wrote.
     """
+    trained = None if pretrained is None else Path(pretrained).expanduser()
+    if trained is not None and trained.is_dir() and is_trained(trained):
+        return _trained_source(model, trained, load_format)
     if load_format == "dummy":
         return _random_source(model)
     if model == MINIATURE:
@@ -113,6 +121,21 @@ def resolve(model: str, pretrained: str | None, load_format: str = "auto") -> So
     return _named_source(model, pretrained)
 
 
+def _trained_source(model: str, folder: Path, load_format: str) -> Source:
+    provenance = read_provenance(folder)
+    if provenance.model != model:
+        raise ModelError(
+            f"psi.pretrained={folder}: was trained from psi.model={provenance.model}, not from psi.model={model}."
+        )
+    base = resolve(model, provenance.pretrained, load_format)
+    if base.revision != provenance.base_revision:
+        raise ModelError(
+            f"psi.pretrained={folder}: was trained from weights {provenance.base_revision}, and psi.model={model} is "
+            f"{base.revision} here. Train again, or give the weights that it was trained from."
+        )
+    return replace(base, revision=revision_of(folder), trained=folder)
+
+
 def _random_source(model: str) -> Source:
     architecture = model.replace("/", "-")
     known = open_clip.list_models()
@@ -121,7 +144,7 @@ def _random_source(model: str) -> Source:
             f"psi.load_format=dummy: psi.model={model} is no architecture of open_clip."
             f"{_close(architecture, known)} Random weights have a shape by name only, such as ViT-L-14-336-quickgelu."
         )
-    return Source(architecture, None, f"dummy:seed{DUMMY_SEED}")
+    return Source(architecture, None, f"dummy:seed{DUMMY_SEED}", random=True)
 
 
 def _folder_source(model: str, pretrained: str | None) -> Source:
@@ -203,7 +226,7 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
     """
     local = source.model.startswith(LOCAL_DIR)
     # The libraries below read files and speak to the network, and raise whatever comes to them.
-    random_weights = source.revision.startswith("dummy:")
+    random_weights = source.random
     text = {} if local else open_clip.get_model_config(source.model)["text_cfg"]
     alone = local or (random_weights and "hf_model_name" not in text)
     with _quiet_root_logger(), _seeded(device), nullcontext() if alone else offline_if_unreachable() as reason:
@@ -219,6 +242,8 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
             )
         except Exception as error:
             raise ModelError(_loading_message(source, error, reason)) from error
+        if source.trained is not None:
+            load_trained(model, source.trained)
         try:
             tokenizer: Any
             if random_weights and "hf_tokenizer_name" in text:
