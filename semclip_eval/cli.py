@@ -19,6 +19,7 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval show RUN_DIR [--question ID]          one run, or one question of it
   semclip-eval compare RUN_DIR RUN_DIR ...           paired differences with intervals, exact McNemar p
   semclip-eval rescore RUN_DIR benchmark.parser=...  stored answers under another rule, and what the rule alone moves
+  semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
   semclip-eval doctor                                what this machine can run
@@ -142,6 +143,11 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_regress(rest)
 
+    def train_psi_verb(rest: list[str]) -> int:
+        from semclip_eval.training.verb import run_train_psi
+
+        return run_train_psi(rest)
+
     def doctor_verb(rest: list[str]) -> int:
         from semclip_eval.doctor import run_doctor
 
@@ -154,6 +160,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "rescore": rescore_verb,
         "report": report_verb,
         "regress": regress_verb,
+        "train-psi": train_psi_verb,
         "doctor": doctor_verb,
     }
 

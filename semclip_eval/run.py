@@ -99,6 +99,7 @@ def _ask_what_is_left(plan: Plan) -> None:
         "model_revision": plan.revisions["model"],
         "dataset_revision": plan.revisions["benchmark"],
         "psi_revision": plan.revisions["psi"],
+        "psi_training": plan.revisions.get("psi_training"),
     }
     environment = begin_session({**describe(plan.run.device), **revisions, "code": plan.code})
     if done:
@@ -246,6 +247,7 @@ def summary_row(
         "crops": (plan.config["crops"] or {}).get("name"),
         "psi": (plan.config["psi"] or {}).get("name"),
         "psi_revision": environment["psi_revision"],
+        "psi_training": environment.get("psi_training"),
         "uses_truth": plan.source.selector.uses_truth if plan.source.selector else None,
         "mode": plan.run.mode,
         "metric": plan.benchmark.metric,

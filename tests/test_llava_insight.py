@@ -86,7 +86,11 @@ def test_the_miniature_sees_a_target_where_it_is() -> None:
     from semclip_eval.benchmarks.vstar import VStar
 
     vlm = Llava15(name="mini", hub_id=None, path="mini://vlm")
-    questions = [q for q in VStar(path="mini://vstar").questions() if len(q.target_boxes) == 1 and q.text.startswith("What is the color of the ")][:30]
+    questions = [
+        q
+        for q in VStar(path="mini://vstar").questions()
+        if len(q.target_boxes) == 1 and q.text.startswith("What is the color of the ")
+    ][:30]
     right = 0
     for question in questions:
         shape = question.text.removeprefix("What is the color of the ").removesuffix("?")

@@ -98,7 +98,7 @@ class Source(ABC):
 
     @abstractmethod
     def revisions(self, resolved: Mapping[str, Any], run: RunConfig) -> dict[str, str | None]:
-        """Revisions of `model` and `psi` as they were found; loads no weights."""
+        """Revisions of `model` and `psi` as they were found, and what ψ has learned from; loads no weights."""
 
     @abstractmethod
     def open(self, benchmark: Benchmark, resolved: Mapping[str, Any], run: RunConfig,
@@ -196,10 +196,13 @@ class LiveSource(Source):
         return {**resolved, **dict.fromkeys(unused)}
 
     def revisions(self, resolved: Mapping[str, Any], run: RunConfig) -> dict[str, str | None]:
-        psi = resolved["psi"]
+        relevance = None
+        if resolved["psi"]:
+            relevance = build("psi", self.config["psi"], device=run.device, dtype=run.dtype)
         return {
             "model": session.model_revision(self.config["model"]),
-            "psi": build("psi", self.config["psi"], device=run.device, dtype=run.dtype).revision if psi else None,
+            "psi": relevance.revision if relevance is not None else None,
+            "psi_training": relevance.training or None if relevance is not None else None,
         }
 
     def open(self, benchmark: Benchmark, resolved: Mapping[str, Any], run: RunConfig,

@@ -59,9 +59,7 @@ def _short_options(question: MiniQuestion) -> list[str]:
     return [question.answer, sides[question.answer]]
 
 
-def build_vstar(
-    folder: Path, questions_per_category: int = QUESTIONS, split: str = "test", first: int = 0
-) -> None:
+def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: str = "test", first: int = 0) -> None:
     """V* Bench's layout: a JPEG and a JSON for each question, and `test_questions.jsonl` with lettered options.
 
     `bbox` is [x, y, width, height] in pixels, `options` has the right sentence first. Letters come from the shuffle

@@ -37,14 +37,14 @@ class OpenClipRelevance(Relevance):
 
     model: an open_clip architecture, `local-dir:FOLDER` (open_clip's layout: open_clip_config.json, weights, tokenizer
     files) or `mini://clip`, the weights shipped with the package. pretrained: for an architecture a tag or a file of
-    weights (a file's activation is the architecture's: OpenAI's weights want a `-quickgelu` name, and its
-    preprocessing that of the architecture's tags); for any model a folder that `train-psi` wrote; null for the others. text: what the runner lets ψ read
-    (`base.psi_text`). precision: open_clip's word, null follows `dtype`; below fp32 the scores of nearly equal crops
-    depend on the batch. batch_size: crops, or texts, in one forward pass. cache_images: images whose crop embeddings
-    are kept, the least recently used going first; 0 keeps none from one call to the next (latency mode). resize_mode:
-    how a crop that is not square is brought to the model's square where the model's own way would cut its sides off:
-    `squash` stretches it (SigLIP's way), `longest` pads it with black. load_format: `dummy` gives the architecture
-    random weights without a download, for planning latency and memory; what it selects means nothing.
+    weights (a file's activation is the architecture's: OpenAI's weights want a `-quickgelu` name, and its preprocessing
+    that of the architecture's tags); for any model a folder that `train-psi` wrote; null for the others. text: what the
+    runner lets ψ read (`base.psi_text`). precision: open_clip's word, null follows `dtype`; below fp32 the scores of
+    nearly equal crops depend on the batch. batch_size: crops, or texts, in one forward pass. cache_images: images whose
+    crop embeddings are kept, the least recently used going first; 0 keeps none from one call to the next (latency
+    mode). resize_mode: how a crop that is not square is brought to the model's square where the model's own way would
+    cut its sides off: `squash` stretches it (SigLIP's way), `longest` pads it with black. load_format: `dummy` gives
+    the architecture random weights without a download, for planning latency and memory; what it selects means nothing.
 
     Weights are loaded at `load` or at the first `score`. Raises ConfigError for a value, ModelError for weights that
     cannot be had.
@@ -202,7 +202,7 @@ class OpenClipRelevance(Relevance):
             source = resolve(self.model, self.pretrained, self.load_format)
             if source.trained is not None and (text := read_provenance(source.trained).text) != self.text:
                 raise ConfigError(
-                    f"psi.text={self.text}: psi.pretrained={self.pretrained} has learned from psi.text={text}; set that."
+                    f"psi.text={self.text}: psi.pretrained={self.pretrained} learned from psi.text={text}; set that."
                 )
             self._source = source
         return self._source
@@ -226,8 +226,7 @@ class OpenClipRelevance(Relevance):
         keys = [image_key(request) for request in requests]
         crops = self._crop_embeddings(requests, keys)
         return [
-            torch.stack([crops[key][box] for box in request.boxes])
-            for request, key in zip(requests, keys, strict=True)
+            torch.stack([crops[key][box] for box in request.boxes]) for request, key in zip(requests, keys, strict=True)
         ]
 
     def crop_pixels(self, image: Image.Image, boxes: Sequence[Box]) -> torch.Tensor:

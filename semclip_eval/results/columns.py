@@ -112,6 +112,7 @@ SUMMARY_COLUMNS = (
     Column("encoded_tokens_mean", "count", "samples", "mean visual tokens before pruning", "encoded tokens"),
     _latency("select_vlm", "median of the VLM's part of `select`"),
     _latency("prune", "median of choosing and dropping visual tokens"),
+    Column("psi_training", "text", "data", "what ψ has learned from (`train-psi`); empty for weights as published"),
 )
 
 CATEGORY_COLUMNS = (

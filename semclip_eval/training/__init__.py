@@ -1,0 +1,1 @@
+"""Training ψ with the VLM's own feedback (`semclip-eval train-psi`, docs/training_psi.md)."""
