@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,7 @@ class Training:
             "done": {name: place < index or (place == index and done) for place, name in enumerate(STAGES)},
             "weights": {name: value.detach().cpu() for name, value in parameters.items()},
             "optimizer": optimizer.state_dict(),
+            "identity": self._identity(),
             "best": self.best,
             "best_regret": self.best_regret,
             "history": [epoch.__dict__ for epoch in self.history],
@@ -228,10 +229,19 @@ class Training:
         torch.save(state, temporary)
         temporary.replace(self.state_file)
 
+    def _identity(self) -> str:
+        """What must be the same for an interrupted training to go on."""
+        chosen = {**asdict(self.settings), "output": None}
+        examples = [(example.label.question_id, example.gains) for example in (*self.training, *self.held_out)]
+        text = repr((chosen, examples, self.relevance.revision))
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def _restored(self) -> Mapping[str, Any] | None:
         if not self.state_file.is_file():
             return None
         state: dict[str, Any] = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        if state.get("identity") != self._identity():
+            return None  # of other settings or questions: begun anew
         self.best, self.best_regret = state["best"], state["best_regret"]
         self.history = [Epoch(**values) for values in state["history"]]
         for epoch in self.history:

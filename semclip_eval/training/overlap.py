@@ -52,8 +52,8 @@ def refuse_test_images(
 ) -> tuple[dict[str, int], dict[str, str]]:
     """ConfigError where a training question is about an image of a test benchmark.
 
-    images: the digest of each training question's image, by question id. tests: make the test benchmarks, by name. Returns
-    how many images of each were compared, and for those whose data are not at hand why not.
+    images: the digest of each training question's image, by question id. tests: make the test benchmarks, by name.
+    Returns how many images of each were compared, and for those whose data are not at hand why not.
     """
     compared: dict[str, int] = {}
     missing: dict[str, str] = {}

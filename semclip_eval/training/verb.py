@@ -17,7 +17,7 @@ from semclip_eval.components import build, component_class
 from semclip_eval.compose import compose
 from semclip_eval.config import RunConfig, run_config
 from semclip_eval.console import Progress, notice, out, warn
-from semclip_eval.errors import ConfigError, SemclipEvalError
+from semclip_eval.errors import ConfigError, RunFailed, SemclipEvalError
 from semclip_eval.results.records import write_atomically
 from semclip_eval.training.settings import TrainSettings, train_settings
 from semclip_eval.types import Question
@@ -211,7 +211,7 @@ def _train(
     best = min(job.history, key=lambda epoch: epoch.regret)
     _write_log(folder / LOG, job.history)
     if not weights:
-        raise SemclipEvalError(
+        raise RunFailed(
             f"train-psi: no epoch lowered the held-out regret of {start.regret:.3f}; nothing is written but the labels "
             f"({folder / LABELS}). Try another train.learning_rate, or more questions."
         )
