@@ -26,6 +26,7 @@ LOCAL_MARKS = ("local:", REVISION_MARK)
 NOT_IN_IDENTITY = (
     "description",
     "cache_images",
+    "store_mib",
     "feature_cache_mib",
     "max_in_flight",
     "timeout_s",

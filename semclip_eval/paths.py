@@ -1,7 +1,8 @@
-"""Where the package's own files lie: its configs, and the weights that `mini://` stands for."""
+"""Where files lie: the package's configs, the weights that `mini://` stands for, and the cache folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from semclip_eval.errors import ConfigError, ModelError
@@ -31,3 +32,11 @@ def model_folder(path: str) -> Path:
         return weights_folder("vlm")
     except FileNotFoundError as error:
         raise ModelError(str(error)) from error
+
+
+def default_cache_folder() -> Path:
+    """`SEMCLIP_EVAL_CACHE`, else `semclip-eval` in the user's cache folder."""
+    if chosen := os.environ.get("SEMCLIP_EVAL_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "semclip-eval"

@@ -31,7 +31,8 @@ def local_folder(path: str) -> Path:
     ConfigError where there is none, or where the miniature cannot be written into its cache folder.
     """
     if path.startswith(MINI):
-        from semclip_eval.mini.build import default_cache_folder, ensure
+        from semclip_eval.mini.build import ensure
+        from semclip_eval.paths import default_cache_folder
 
         try:
             return Path(ensure(path.removeprefix(MINI)))

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from semclip_eval.mini import tables
 from semclip_eval.mini.questions import MiniQuestion, lettered_text, make_question, shuffled
 from semclip_eval.mini.world import WORLD_VERSION, Scene, Thing, make_scene, render
+from semclip_eval.paths import default_cache_folder
 
 VSTAR_CATEGORIES = ("direct_attributes", "relative_position")
 QUESTIONS = 1000
@@ -106,14 +106,6 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "hrbench4k": partial(tables.build_hrbench, questions=40),
     "hrbench8k": partial(tables.build_hrbench, questions=16, resolution="8k"),
 }
-
-
-def default_cache_folder() -> Path:
-    """`SEMCLIP_EVAL_CACHE`, else `semclip-eval` in the user's cache folder."""
-    if chosen := os.environ.get("SEMCLIP_EVAL_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "semclip-eval"
 
 
 def ensure(benchmark: str, cache_folder: Path | None = None) -> Path:

@@ -12,6 +12,7 @@ from PIL import Image
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError
 from semclip_eval.relevance.base import PatchMap, Relevance, RelevanceRequest, check_psi_text
+from semclip_eval.relevance.embedding_store import EmbeddingStore, pixel_digest
 from semclip_eval.relevance.trained import read_provenance
 from semclip_eval.types import Box
 
@@ -24,6 +25,8 @@ PRECISION_OF_DTYPE = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 PRECISIONS = ("fp32", "fp16", "bf16", "pure_fp16", "pure_bf16")
 RESIZE_MODES = ("squash", "longest")
 LOAD_FORMATS = ("auto", "dummy")
+# To be raised when the same pixels get another embedding here.
+STORE_VERSION = 1
 # An image: its id, its size, and 256 of its pixels, so that two benchmarks that number their images alike do not
 # get each other's embeddings.
 ImageKey = tuple[str, tuple[int, int], bytes]
@@ -42,9 +45,11 @@ class OpenClipRelevance(Relevance):
     runner lets ψ read (`base.psi_text`). precision: open_clip's word, null follows `dtype`; below fp32 the scores of
     nearly equal crops depend on the batch. batch_size: crops, or texts, in one forward pass. cache_images: images whose
     crop embeddings are kept, the least recently used going first; 0 keeps none from one call to the next (latency
-    mode). resize_mode: how a crop that is not square is brought to the model's square where the model's own way would
-    cut its sides off: `squash` stretches it (SigLIP's way), `longest` pads it with black. load_format: `dummy` gives
-    the architecture random weights without a download, for planning latency and memory; what it selects means nothing.
+    mode). store_mib: size of the file in the cache folder that keeps crop embeddings from one run to the next
+    (`embedding_store`); 0 for none. resize_mode: how a crop that is not square is brought to the model's square where
+    the model's own way would cut its sides off: `squash` stretches it (SigLIP's way), `longest` pads it with black.
+    load_format: `dummy` gives the architecture random weights without a download, for planning latency and memory; what
+    it selects means nothing.
 
     Weights are loaded at `load` or at the first `score`. Raises ConfigError for a value, ModelError for weights that
     cannot be had.
@@ -61,6 +66,7 @@ class OpenClipRelevance(Relevance):
         cache_images: int = 64,
         resize_mode: Literal["squash", "longest"] = "squash",
         load_format: str = "auto",
+        store_mib: int = 0,
         device: str = "cpu",
         dtype: str = "float32",
     ) -> None:
@@ -73,6 +79,7 @@ class OpenClipRelevance(Relevance):
             raise ConfigError(f"run.dtype={dtype}: must be one of {', '.join(PRECISION_OF_DTYPE)}.")
         whole_number("psi.batch_size", batch_size, 1)
         whole_number("psi.cache_images", cache_images, 0)
+        whole_number("psi.store_mib", store_mib, 0)
         if resize_mode not in RESIZE_MODES:
             raise ConfigError(f"psi.resize_mode={resize_mode}: must be {' or '.join(RESIZE_MODES)}.")
         if load_format not in LOAD_FORMATS:
@@ -86,6 +93,9 @@ class OpenClipRelevance(Relevance):
         self.precision = precision or PRECISION_OF_DTYPE[dtype]
         self.batch_size = batch_size
         self.cache_images = cache_images
+        self.store_mib = store_mib
+        self._store: EmbeddingStore | None = None
+        self._keeps = True
         self.resize_mode = resize_mode
         self.device = device
         self._source: Source | None = None
@@ -129,6 +139,7 @@ class OpenClipRelevance(Relevance):
 
     def begin_block(self, keep: bool) -> None:
         """See `Relevance.begin_block`."""
+        self._keeps = keep
         if not keep:
             self._cache.clear()
 
@@ -263,18 +274,49 @@ class OpenClipRelevance(Relevance):
         missing: dict[tuple[ImageKey, Box], Image.Image] = {}
         for request, key in zip(requests, keys, strict=True):
             missing |= {(key, box): request.image for box in request.boxes if box not in found[key]}
+        store = self._open_store()
+        digests: dict[ImageKey, bytes] = {}
+        if store is not None and missing:
+            digests = {key: pixel_digest(image) for (key, _), image in missing.items() if key not in digests}
+            for key, digest in digests.items():
+                known = store.get(digest, [box for other, box in missing if other == key])
+                found[key] |= {box: torch.from_numpy(vector.copy()) for box, vector in known.items()}
+            missing = {place: image for place, image in missing.items() if place[1] not in found[place[0]]}
         work = list(missing.items())
         for start in range(0, len(work), self.batch_size):
             chunk = work[start : start + self.batch_size]
             pixels = torch.stack([clip.preprocess(image.crop(box)) for (_, box), image in chunk])
             for ((key, box), _), embedding in zip(chunk, self._embed("image", pixels), strict=True):
                 found[key][box] = embedding
+        if store is not None:
+            for key, digest in digests.items():
+                made = {box: found[key][box].numpy() for other, box in missing if other == key}
+                if made:
+                    store.put(digest, made)
+            store.commit()
         for key in keys:
             self._cache[key] = found[key]
             self._cache.move_to_end(key)
         while len(self._cache) > self.cache_images:
             self._cache.popitem(last=False)
         return found
+
+    def _open_store(self) -> EmbeddingStore | None:
+        """None where nothing may be kept: latency mode, random weights, `store_mib: 0`."""
+        if not self.store_mib or not self._keeps or self.load_format == "dummy":
+            return None
+        if self._store is None:
+            import open_clip
+            import torch
+
+            from semclip_eval.paths import default_cache_folder
+
+            made_by = (
+                self.model, self.revision, self.precision, self.resize_mode, self.device.partition(":")[0],
+                torch.__version__, open_clip.__version__, STORE_VERSION,
+            )  # fmt: skip
+            self._store = EmbeddingStore(default_cache_folder(), repr(made_by), self.store_mib)
+        return self._store
 
     def _embed(self, kind: Literal["image", "text"], batch: torch.Tensor) -> list[torch.Tensor]:
         """Unit-norm float32 embeddings on the CPU, one a row of `batch` (pixels N x 3 x H x W or token ids N x L)."""

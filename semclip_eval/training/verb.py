@@ -110,7 +110,7 @@ def _trainable(section: Mapping[str, Any] | None, run: RunConfig) -> Any:
         name = (section or {}).get("name")
         raise ConfigError(f"psi={name}: cannot be trained; choose one of open_clip's models (semclip-eval list psi).")
     # Weights move in float32, whatever they are used in.
-    relevance = build("psi", {**section, "precision": "fp32"}, device=run.device, dtype="float32")
+    relevance = build("psi", {**section, "precision": "fp32", "store_mib": 0}, device=run.device, dtype="float32")
     if relevance.training:
         raise ConfigError(f"psi.pretrained={relevance.pretrained}: is trained already; start from its base weights.")
     return relevance
@@ -126,7 +126,7 @@ def _folder(settings: TrainSettings, run: RunConfig, name: str) -> Path:
 def _refuse_test_images(
     questions: Sequence[Question], settings: TrainSettings, test_benchmark: Any
 ) -> tuple[dict[str, int], dict[str, str]]:
-    from semclip_eval.mini.build import default_cache_folder
+    from semclip_eval.paths import default_cache_folder
     from semclip_eval.training.overlap import image_digest, refuse_test_images
 
     digest_of: dict[str, str] = {}
