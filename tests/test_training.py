@@ -77,12 +77,15 @@ def test_kl_is_the_sum_written_out(cosines: Any, gains: Any, scale: float, tempe
 def test_infonce_and_sigmoid_by_hand() -> None:
     cosines = torch.tensor([[0.1, 0.5], [0.3, 0.2]])
     gains = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
-    none = float("-inf")
-    others = torch.tensor([[none, 0.4], [none, none]])
+    others = torch.tensor([[0.9, 0.4], [0.7, 0.2]])
+    excluded = torch.tensor([[True, False], [True, True]])
     first = -math.log(math.exp(5.0) / (math.exp(1.0) + math.exp(5.0) + math.exp(4.0)))
     second = -math.log(math.exp(3.0) / (math.exp(3.0) + math.exp(2.0)))
-    made = objectives.infonce(cosines, gains, torch.tensor(10.0), others)
+    scale = torch.tensor(10.0, requires_grad=True)
+    made = objectives.infonce(cosines, gains, scale, others, excluded)
     assert float(made) == pytest.approx((first + second) / 2, abs=1e-5)
+    made.backward()
+    assert math.isfinite(float(scale.grad))
     # Standardised gains are -1 and 1: every crop has a label.
     logits = [[-(0.1 * 10 - 3), 0.5 * 10 - 3], [0.3 * 10 - 3, -(0.2 * 10 - 3)]]
     expected = np.mean([math.log(1 + math.exp(-value)) for row in logits for value in row])

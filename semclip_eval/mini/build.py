@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,8 @@ TABLES_VERSION = 5
 COMPLETE = "complete.json"
 # The shipped models have learned from the scenes of the split "train", and were watched on those of "dev", below this.
 FIRST_UNSEEN = 100_000
+# Few of those that the overview answers: they teach ψ nothing.
+TRAINING_QUESTIONS = {"direct_attributes": 3000, "relative_position": 300}
 
 
 def vstar_questions(category: str, split: str, first: int = 0) -> Iterator[tuple[Scene, MiniQuestion]]:
@@ -59,16 +61,21 @@ def _short_options(question: MiniQuestion) -> list[str]:
     return [question.answer, sides[question.answer]]
 
 
-def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: str = "test", first: int = 0) -> None:
+def build_vstar(
+    folder: Path, questions_per_category: int | Mapping[str, int] = QUESTIONS, split: str = "test", first: int = 0
+) -> None:
     """V* Bench's layout: a JPEG and a JSON for each question, and `test_questions.jsonl` with lettered options.
 
     `bbox` is [x, y, width, height] in pixels, `options` has the right sentence first. Letters come from the shuffle
     seeded by the question's own number, so a longer build starts with the same questions as a shorter one.
+    questions_per_category: one number, or one by category. first: the first scene.
     """
     lines: list[str] = []
     for category in VSTAR_CATEGORIES:
+        given = questions_per_category
+        count = given if isinstance(given, int) else given[category]
         (folder / category).mkdir(parents=True)
-        for scene, question in itertools.islice(vstar_questions(category, split, first), questions_per_category):
+        for scene, question in itertools.islice(vstar_questions(category, split, first), count):
             stem = f"sa_{100000 + scene.index}"
             _save_jpeg(scene, folder / category / f"{stem}.jpg")
             names = [thing.name if question.kind == "relation" else thing.shape for thing in question.targets]
@@ -94,7 +101,7 @@ def build_vstar(folder: Path, questions_per_category: int = QUESTIONS, split: st
 BUILDERS: dict[str, Callable[[Path], None]] = {
     "vstar": build_vstar,
     # For `train-psi` and for choosing settings: scenes that neither model has seen and no result is reported on.
-    "vstar-train": partial(build_vstar, split="train", first=FIRST_UNSEEN),
+    "vstar-train": partial(build_vstar, questions_per_category=TRAINING_QUESTIONS, split="train", first=FIRST_UNSEEN),
     "vstar-dev": partial(build_vstar, split="dev", first=FIRST_UNSEEN),
     "pope": tables.build_pope,
     "mmbench": tables.build_mmbench,
@@ -113,7 +120,8 @@ def ensure(benchmark: str, cache_folder: Path | None = None) -> Path:
     if benchmark not in BUILDERS:
         raise ValueError(f"no miniature of benchmark {benchmark!r}; there is {', '.join(sorted(BUILDERS))}")
     cache = cache_folder if cache_folder is not None else default_cache_folder()
-    size = f"n{QUESTIONS}" if benchmark.startswith("vstar") else f"t{TABLES_VERSION}"
+    counts = {"vstar": QUESTIONS, "vstar-dev": QUESTIONS, "vstar-train": sum(TRAINING_QUESTIONS.values())}
+    size = f"n{counts[benchmark]}" if benchmark in counts else f"t{TABLES_VERSION}"
     target = cache / f"mini-{benchmark}-v{WORLD_VERSION}-{size}"
     if (target / COMPLETE).is_file():
         return target

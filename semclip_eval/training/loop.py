@@ -160,7 +160,7 @@ class Training:
             best = crops[torch.arange(len(batch)), gains.argmax(-1)]
             images = [example.label.image for example in batch]
             same = torch.tensor([[a == b for b in images] for a in images], device=self.device)
-            return objectives.infonce(cosines, gains, scale, (texts @ best.T).masked_fill(same, float("-inf")))
+            return objectives.infonce(cosines, gains, scale, texts @ best.T, same)
         bias = getattr(self.model, "logit_bias", None)
         if bias is None:
             # CLIP has none: the middle of the question's own cosines is where a crop is as likely as not.

@@ -27,15 +27,17 @@ def kl(cosines: torch.Tensor, gains: torch.Tensor, scale: torch.Tensor, gain_tem
     return loss
 
 
-def infonce(cosines: torch.Tensor, gains: torch.Tensor, scale: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def infonce(
+    cosines: torch.Tensor, gains: torch.Tensor, scale: torch.Tensor, others: torch.Tensor, excluded: torch.Tensor
+) -> torch.Tensor:
     """The crop with the highest gain against the other crops of its image and the best crops of the other questions.
 
     cosines, gains: (questions, crops). others: (questions, questions), the cosine of question i with the best crop of
-    question j; entries that are no negatives (the diagonal, questions about the same image) are -inf.
+    question j. excluded: (questions, questions), where that is no negative (the question itself, the same image).
     """
     import torch
 
-    logits = scale * torch.cat([cosines, others], dim=-1)
+    logits = torch.cat([scale * cosines, (scale * others).masked_fill(excluded, float("-inf"))], dim=-1)
     return torch.nn.functional.cross_entropy(logits, gains.argmax(-1))
 
 
