@@ -107,6 +107,7 @@ def _written(item: Item, score: Score | None, benchmark: Benchmark, latencies: L
         kept=[list(view) for view in item.kept.indices] if item.kept else None,
         trace=[_trace_step(step) for step in selection.trace] if selection else None,
         measures={name: round(value, 6) for name, value in selection.measures.items()} if selection else None,
+        image_size=list(item.image.size) if item.image is not None else None,
     )
 
 

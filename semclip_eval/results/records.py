@@ -66,6 +66,7 @@ class Record:
     kept: list[list[int]] | None = None
     trace: list[dict[str, Any]] | None = None
     measures: dict[str, float] | None = None
+    image_size: list[int] | None = None
 
     def line(self) -> str:
         """The record as one line of JSON, with the line's end."""

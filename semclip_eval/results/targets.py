@@ -33,17 +33,21 @@ def by_targets(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], li
 
 
 def target_size(record: Mapping[str, Any]) -> float | None:
-    """Square root of the smallest target's part of the image's area; None without boxes, overview or area.
+    """Square root of the smallest target's part of the image's area; None without boxes, image size or area.
 
     A target of 50 x 50 pixels in an image of 1000 x 1000 has 0.05.
     """
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in record.get("target_boxes") or ()]
     if not areas or min(areas) <= 0:
         return None
-    whole = next((view["box"] for view in record.get("views") or () if view["kind"] == "overview"), None)
-    if whole is None:
-        return None
-    return math.sqrt(min(areas) / ((whole[2] - whole[0]) * (whole[3] - whole[1])))
+    size = record.get("image_size") or _size_of_overview(record)
+    return None if size is None else math.sqrt(min(areas) / (size[0] * size[1]))
+
+
+def _size_of_overview(record: Mapping[str, Any]) -> Sequence[int] | None:
+    """For records from before `image_size` was written."""
+    boxes = (view["box"] for view in record.get("views") or () if view["kind"] == "overview")
+    return next(((box[2] - box[0], box[3] - box[1]) for box in boxes), None)
 
 
 def _bin(size: float) -> int:
