@@ -128,7 +128,8 @@ def ask(
     chooser = load_selector(selector) if isinstance(selector, str) else selector
     if chooser.uses_truth and not boxes:
         raise ConfigError(
-            f"selector={chooser.name}: sees the annotated boxes; give boxes=[(left, top, right, bottom)]."
+            f"selector={chooser.name}: sees the annotated boxes; give boxes=[(left, top, right, bottom)], or "
+            "--box X,Y,W,H."
         )
     model = load_vlm(vlm, profile=profile) if vlm is None or isinstance(vlm, str) else vlm
     check_capabilities(chooser, type(model), model.name)

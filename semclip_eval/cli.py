@@ -19,6 +19,7 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval show RUN_DIR [--question ID]          one run, or one question of it
   semclip-eval compare RUN_DIR RUN_DIR ...           paired differences with intervals, exact McNemar p
   semclip-eval rescore RUN_DIR benchmark.parser=...  stored answers under another rule, and what the rule alone moves
+  semclip-eval ask IMAGE "QUESTION" selector=a,b     one question about one image, selectors side by side
   semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
@@ -148,6 +149,11 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_train_psi(rest)
 
+    def ask_verb(rest: list[str]) -> int:
+        from semclip_eval.ask import run_ask
+
+        return run_ask(rest)
+
     def doctor_verb(rest: list[str]) -> int:
         from semclip_eval.doctor import run_doctor
 
@@ -160,6 +166,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "rescore": rescore_verb,
         "report": report_verb,
         "regress": regress_verb,
+        "ask": ask_verb,
         "train-psi": train_psi_verb,
         "doctor": doctor_verb,
     }

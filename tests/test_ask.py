@@ -1,0 +1,84 @@
+"""ask: one image from the command line; table, JSON, files and page say the same, and errors name what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from semclip_eval import cli
+from semclip_eval.ask import half_blocks
+from semclip_eval.benchmarks.vstar import VStar
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    question = VStar(path="mini://vstar").questions()[0]
+    path = tmp_path_factory.mktemp("ask") / "scene.png"
+    question.load_image().save(path)
+    return path
+
+
+def test_answers_side_by_side_as_json_files_and_page(image: Path, tmp_path: Path, capsys: Any) -> None:
+    command = ["ask", str(image), "What is the color of the star?", "profile=mini", "selector=no_crop,semclip,oracle"]
+    command += ["--option", "red", "--option", "blue", "crops=grid2x2", "--box", "10,20,30,40"]
+    assert cli.main([*command, "--json", "--html", str(tmp_path / "a.html"), "--save", str(tmp_path / "views")]) == 0
+    plain, semclip, oracle = json.loads(capsys.readouterr().out)
+    assert (plain["selector"], len(plain["views"]), plain["visual_tokens"]) == ("no_crop", 1, 49)
+    assert {result["answer"] for result in (plain, semclip, oracle)} <= {"red", "blue"}
+    assert all(len(result["option_losses"]) == 2 for result in (plain, semclip, oracle))
+    shown = semclip["views"][1]
+    assert len(semclip["candidates"]) == 4
+    assert shown["psi"] == max(candidate["psi"] for candidate in semclip["candidates"])
+    left, top, right, bottom = oracle["views"][1]["box"]
+    assert left <= 10 < 40 <= right
+    assert top <= 20 < 60 <= bottom
+    assert all(result["milliseconds"] > 0 for result in (plain, semclip, oracle))
+    with Image.open(tmp_path / "views" / "semclip_1_crop.png") as crop, Image.open(image) as whole:
+        assert crop.tobytes() == whole.convert("RGB").crop(shown["box"]).tobytes()
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert page.count("<section>") == 3
+    assert not re.findall(r"(?:src|href)='(?!data:)", page)  # self-contained
+    for word in ("semclip", "visual tokens", "What is the color of the star?"):
+        assert word in page
+
+
+def test_the_table_shows_answers_and_what_cannot_answer(image: Path, capsys: Any) -> None:
+    command = ["ask", str(image), "Is there a star?", "profile=mini", "selector=no_crop,oracle", "--protocol", "plain"]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "no_crop" in printed
+    assert "--box" in printed  # the oracle's row says what it lacks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["/no/such.png", "Q?"], "/no/such.png"),
+        (["IMAGE", "Q?", "selector=oracle"], "--box"),
+        (["IMAGE", "Q?", "selector=nothing"], "nothing"),
+        (["IMAGE", "What", "color?"], "color?"),
+        (["IMAGE", "Q?", "--box", "1,2"], "--box 1,2"),
+        (["IMAGE", "Q?", "--protocol", "letter"], "letter"),
+    ],
+)
+def test_a_wrong_command_names_what_is_wrong(arguments: list[str], said: str, image: Path, capsys: Any) -> None:
+    given = [str(image) if argument == "IMAGE" else argument for argument in arguments]
+    assert cli.main(["ask", *given, "profile=mini"]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_half_blocks_hold_two_pixels_a_character() -> None:
+    image = Image.new("RGB", (4, 4), (255, 0, 0))
+    image.paste((0, 0, 255), (0, 2, 4, 4))
+    segments = [segment for segment in half_blocks(image, 4).segments if segment.text != "\n"]
+    assert len(segments) == 4 * 2
+    styles = [(segment.style.color.triplet[0], segment.style.bgcolor.triplet[2]) for segment in segments]
+    assert styles[0] == (255, 0)
+    assert styles[-1] == (0, 255)
