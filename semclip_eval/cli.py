@@ -18,6 +18,7 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval list [GROUP]                          what there is: {groups}
   semclip-eval show RUN_DIR [--question ID]          one run, or one question of it
   semclip-eval compare RUN_DIR RUN_DIR ...           paired differences with intervals, exact McNemar p
+  semclip-eval choose RESULTS --max-tokens 600       the best selector within a budget, and what ties with it
   semclip-eval rescore RUN_DIR benchmark.parser=...  stored answers under another rule, and what the rule alone moves
   semclip-eval ask IMAGE "QUESTION" selector=a,b     one question about one image, selectors side by side
   semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
@@ -154,6 +155,11 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_ask(rest)
 
+    def choose_verb(rest: list[str]) -> int:
+        from semclip_eval.choose import run_choose
+
+        return run_choose(rest)
+
     def doctor_verb(rest: list[str]) -> int:
         from semclip_eval.doctor import run_doctor
 
@@ -167,6 +173,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "report": report_verb,
         "regress": regress_verb,
         "ask": ask_verb,
+        "choose": choose_verb,
         "train-psi": train_psi_verb,
         "doctor": doctor_verb,
     }
