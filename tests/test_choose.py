@@ -1,4 +1,4 @@
-"""choose: the best within the budget by hand on small runs, ties by the paired interval, and the sample size formula."""
+"""choose: the best within the budget, ties by the paired interval, and the sample size, on small runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from semclip_eval.scoring.statistics import mcnemar_exact
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("choose")
-    run = ["-m", "profile=mini", "run.limit=40", f"run.output_dir={folder}"]
+    run = ["-m", "profile=mini", "run.limit=16", f"run.output_dir={folder}"]
     assert cli.main([*run, "selector=no_crop,semclip,full_crop,random_crop,oracle", "run.batch_size=8"]) == 0
     assert cli.main([*run[:2], "run.limit=3", run[3], "selector=no_crop,semclip", "run.mode=latency"]) == 0
     return folder
