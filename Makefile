@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
-demo: install  ## the main job on the miniature: six selectors on 1000 questions, the table and the comparison
+demo: install  ## the main job on the miniature: selectors on 2000 questions, the tables and the report
 	$(BIN)/python scripts/demo.py --output $(RESULTS)/demo
 
 test: install lint  ## ruff, mypy and the quick tests
