@@ -36,7 +36,7 @@ class Step:
 
 STEPS = (
     Step("every crop, not the best", (), ("selector=full_crop",)),
-    Step("a finer grid: 3x3 → 4x4", ("crops=grid3x3",), ()),
+    Step("a finer grid: 2x2 → 4x4", ("crops=grid2x2",), ()),
     Step("ψ reads phrases, not all", ("psi.text=question",), ()),
     Step(
         "two crops, one a phrase, for two things",
