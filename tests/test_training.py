@@ -226,6 +226,25 @@ def test_test_images_are_refused_whatever_their_name(tmp_path: Path, capsys: Any
     assert not (tmp_path / "psi" / "weights.safetensors").exists()
 
 
+def test_a_missing_image_costs_its_question_alone(tmp_path: Path, capsys: Any) -> None:
+    """In the training data and in the test data: what cannot be read is left out and said."""
+    rows = []
+    for number, question in enumerate(VStar(path="mini://vstar-train").questions()[:24]):
+        name = f"{number}.png"
+        if number:
+            question.load_image().save(tmp_path / name)
+        rows.append({"image": name, "question": question.text, "options": list(question.options), "answer": 0})
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = ["benchmark=custom", f"benchmark.path={tmp_path / 'rows.jsonl'}", "benchmark.protocol=likelihood"]
+    command = ["train-psi", "profile=mini", *data, "train.test_benchmarks=[]", "train.held_out=0.5", "crops=grid2x2"]
+    code = cli.main([*command, "train.text_epochs=1", "train.both_epochs=0", f"train.output={tmp_path / 'psi'}"])
+    said = capsys.readouterr().err
+    assert code in (0, 1), said  # one epoch may not lower the regret
+    assert "question 0: left out" in said
+    labels = (tmp_path / "psi" / "labels.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(labels) == 23
+
+
 def test_an_images_digest_is_that_of_its_pixels() -> None:
     image = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3))
     assert image_digest(image) == image_digest(image.copy())

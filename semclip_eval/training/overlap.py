@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from semclip_eval.benchmarks.base import Benchmark
-from semclip_eval.errors import ConfigError, SemclipEvalError
+from semclip_eval.errors import ConfigError, QuestionError, SemclipEvalError
 from semclip_eval.results.records import write_atomically
 from semclip_eval.types import Question
 
@@ -43,7 +43,7 @@ def _digests(questions: Iterable[Question]) -> Iterable[str]:
     for question in questions:
         try:
             yield image_digest(question.load_image())
-        except SemclipEvalError:
+        except QuestionError:
             continue
 
 

@@ -17,7 +17,7 @@ from semclip_eval.components import build, component_class
 from semclip_eval.compose import compose
 from semclip_eval.config import RunConfig, run_config
 from semclip_eval.console import Progress, notice, out, warn
-from semclip_eval.errors import ConfigError, RunFailed, SemclipEvalError
+from semclip_eval.errors import ConfigError, QuestionError, RunFailed
 from semclip_eval.results.records import write_atomically
 from semclip_eval.training.settings import TrainSettings, train_settings
 from semclip_eval.types import Question
@@ -134,7 +134,7 @@ def _refuse_test_images(
         if question.image_id not in digest_of:
             try:
                 digest_of[question.image_id] = image_digest(question.load_image())
-            except SemclipEvalError:
+            except QuestionError:
                 continue  # asked later, and left out then
     images = {question.id: digest_of.get(question.image_id, "") for question in questions}
     makers = {name: partial(test_benchmark, name) for name in settings.test_benchmarks}
