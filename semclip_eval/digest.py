@@ -23,10 +23,15 @@ def folder_digest(path: str | Path) -> str:
         files = {"": root}
     digest = hashlib.sha256()
     for name in sorted(files):
-        size = files[name].stat().st_size
-        digest.update(f"{name}\0{size}\0".encode())
-        with files[name].open("rb") as stream:
-            digest.update(stream.read(END_BYTES))
-            stream.seek(max(0, size - END_BYTES))
-            digest.update(stream.read(END_BYTES))
+        add_file(digest, name, files[name])
     return digest.hexdigest()[:12]
+
+
+def add_file(digest: hashlib._Hash, name: str, file: Path) -> None:
+    """Add a file's name, size, first and last MiB to a digest."""
+    size = file.stat().st_size
+    digest.update(f"{name}\0{size}\0".encode())
+    with file.open("rb") as stream:
+        digest.update(stream.read(END_BYTES))
+        stream.seek(max(0, size - END_BYTES))
+        digest.update(stream.read(END_BYTES))

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semclip_eval import cli
+from semclip_eval.crops import union_box
 from semclip_eval.errors import ConfigError
 from semclip_eval.relevance.base import Relevance, RelevanceRequest
 from semclip_eval.results.summary import read_rows
-from semclip_eval.selectors.patches import side_by_side, union, widened
+from semclip_eval.selectors.patches import side_by_side, widened
 from semclip_eval.selectors.rap import Rap
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.selectors.zoom import Zoom, split
@@ -162,7 +163,7 @@ def test_zoom_finds_the_red_patch_and_shows_far_targets_side_by_side() -> None:
     boxes = [Box(0, 0, 20, 20), Box(100, 50, 120, 80), Box(110, 60, 130, 90)]
     parts = side_by_side(boxes)
     assert [tuple(part.place) for part in parts] == [(0, 0, 20, 20), (20, 50, 50, 90)]
-    assert union(boxes) == (0, 0, 130, 90)
+    assert union_box(boxes) == (0, 0, 130, 90)
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 60))
@@ -170,7 +171,7 @@ def test_children_tile_their_patch(width: int, height: int, side: int) -> None:
     children = split(Box(3, 5, 3 + width, 5 + height), side, 0)
     if children:
         assert sum(child.area for child in children) == width * height
-        assert union(children) == (3, 5, 3 + width, 5 + height)
+        assert union_box(children) == (3, 5, 3 + width, 5 + height)
 
 
 def naive_rap(image: Image.Image, tile: int, max_step: int) -> tuple[np.ndarray, int]:

@@ -22,7 +22,7 @@ from semclip_eval.benchmarks.custom_rows import IMAGE, Row, Rows, read_rows
 from semclip_eval.benchmarks.images import decode_rgb, read_rgb
 from semclip_eval.benchmarks.sources import path_text
 from semclip_eval.benchmarks.table_benchmark import LETTER, SHORT, lettered
-from semclip_eval.digest import END_BYTES
+from semclip_eval.digest import add_file
 from semclip_eval.errors import ConfigError, DataError, QuestionError
 from semclip_eval.scoring.choice import LETTERS, option_of_letter, score_choice
 from semclip_eval.scoring.evalai import vqa_accuracy
@@ -357,12 +357,7 @@ def _revision(table: Rows) -> str:
     """`local:` and a digest of the files' names, sizes and ends, every row's texts, and the sizes of images by path."""
     digest = hashlib.sha256()
     for file in table.files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(END_BYTES))
-            stream.seek(max(0, size - END_BYTES))
-            digest.update(stream.read(END_BYTES))
+        add_file(digest, file.name, file)
     for row in table.rows:
         digest.update(repr(sorted(row.values.items(), key=lambda item: item[0])).encode("utf-8", "surrogatepass"))
     if table.files[0].suffix.lower() not in (".parquet", ".arrow"):

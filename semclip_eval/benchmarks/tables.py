@@ -20,7 +20,7 @@ from semclip_eval.benchmarks.images import decode_rgb, read_rgb
 from semclip_eval.benchmarks.sources import MINI, hub_folder, local_folder
 from semclip_eval.benchmarks.table_files import SUFFIXES, matching, require_whole_sets, table_files
 from semclip_eval.benchmarks.table_readers import BatchCache, Reader, open_reader
-from semclip_eval.digest import END_BYTES
+from semclip_eval.digest import add_file
 from semclip_eval.errors import ConfigError, DataError, QuestionError
 
 
@@ -228,12 +228,7 @@ def _content_revision(table: Table) -> str:
     """
     digest = hashlib.sha256()
     for path in table.paths:
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(END_BYTES))
-            stream.seek(max(0, size - END_BYTES))
-            digest.update(stream.read(END_BYTES))
+        add_file(digest, path.name, path)
     for row in table.rows():
         digest.update(repr(list(row.values())).encode("utf-8", "surrogatepass"))
     return f"local:{digest.hexdigest()[:12]}"

@@ -157,6 +157,15 @@ class VLM(ABC):
         """One prefill a prompt; the value vectors of its visual tokens and of the text after them."""
         raise self._cannot("values")
 
+    def first_ids_of_two(self, prepared: ModelInputs) -> list[int]:
+        """The first token of each of a prompt's two continuations; ConfigError where these are not two tokens."""
+        if len(prepared.continuation_ids) != 2:
+            raise ConfigError(f"{self.name}: a confidence weighs two words, not {len(prepared.continuation_ids)}")
+        first, second = (ids[0] for ids in prepared.continuation_ids)
+        if first == second:
+            raise ConfigError(f"{self.name}: the two words begin with the same token; choose others")
+        return [first, second]
+
     def _cannot(self, capability: str) -> ConfigError:
         able = ", ".join(sorted(self.capabilities)) or "nothing but answer"
         return ConfigError(

@@ -1,20 +1,11 @@
-"""Boxes of found patches: widened, joined, and laid side by side."""
+"""Boxes of found patches: widened, and laid side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from semclip_eval.crops import union_box
 from semclip_eval.types import Box, Part
-
-
-def union(boxes: Sequence[Box]) -> Box:
-    """The smallest box that holds all."""
-    return Box(
-        min(box.left for box in boxes),
-        min(box.top for box in boxes),
-        max(box.right for box in boxes),
-        max(box.bottom for box in boxes),
-    )
 
 
 def widened(box: Box, side: int, size: tuple[int, int]) -> Box:
@@ -38,7 +29,7 @@ def side_by_side(boxes: Sequence[Box]) -> tuple[Part, ...]:
     joined: list[Box] = []
     for box in sorted(boxes):
         overlapping = [other for other in joined if _overlap(box, other)]
-        joined = [other for other in joined if other not in overlapping] + [union([box, *overlapping])]
+        joined = [other for other in joined if other not in overlapping] + [union_box([box, *overlapping])]
     joined.sort()
     top = min(box.top for box in joined)
     parts, left = [], 0

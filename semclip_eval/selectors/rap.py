@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from semclip_eval.checks import require_member, whole_number
+from semclip_eval.crops import union_box
 from semclip_eval.errors import ConfigError
 from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.relevance.phrases import noun_phrases
@@ -208,8 +209,5 @@ def view_of(canvas: Canvas, boxes: Sequence[Box], tile: int) -> View:
                 box = boxes[number]
                 left, top = column * tile, row * tile
                 parts.append(Part(box, Box(left, top, left + box.width, top + box.height)))
-    around = Box(
-        min(part.source.left for part in parts), min(part.source.top for part in parts),
-        max(part.source.right for part in parts), max(part.source.bottom for part in parts),
-    )  # fmt: skip
+    around = union_box([part.source for part in parts])
     return View("collage", around, parts=tuple(parts))

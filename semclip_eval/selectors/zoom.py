@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from semclip_eval.checks import require_member, whole_number
-from semclip_eval.crops import whole_image
+from semclip_eval.crops import union_box, whole_image
 from semclip_eval.errors import ConfigError
 from semclip_eval.relevance.phrases import noun_phrases
 from semclip_eval.selectors.base import SelectionInput, Selector, overview
-from semclip_eval.selectors.patches import side_by_side, union, widened
+from semclip_eval.selectors.patches import side_by_side, widened
 from semclip_eval.selectors.tools import SelectorVLM, Tools
 from semclip_eval.types import Box, Part, Selection, TraceStep, View
 
@@ -112,9 +112,9 @@ class Zoom(Selector):
     def _views(self, item: SelectionInput, found: Sequence[Box]) -> tuple[View, ...]:
         whole = overview(item.image)
         boxes = [widened(box, self.side, item.image.size) for box in found]
-        if not boxes or union(boxes) == whole.box:
+        if not boxes or union_box(boxes) == whole.box:
             return (whole,)
-        around = union(boxes)
+        around = union_box(boxes)
         if max(around.width, around.height) > self.far and len(boxes) > 1:
             parts: tuple[Part, ...] = side_by_side(boxes)
             shown = View("collage", around, parts=parts)

@@ -335,12 +335,8 @@ class GenericTransformers(VLM):
         """See `VLM.confidence`."""
         values = []
         for prepared in batch:
-            if len(prepared.continuation_ids) != 2:
-                raise ConfigError(f"{self.name}: a confidence weighs two words, not {len(prepared.continuation_ids)}")
-            first, second = (ids[0] for ids in prepared.continuation_ids)
-            if first == second:
-                raise ConfigError(f"{self.name}: the two words begin with the same token; choose others")
-            values.append(float(torch.softmax(self._last_logits(prepared)[[first, second]], dim=-1)[0]))
+            pair = self.first_ids_of_two(prepared)
+            values.append(float(torch.softmax(self._last_logits(prepared)[pair], dim=-1)[0]))
         return values
 
     def answer_entropy(self, batch: Sequence[ModelInputs]) -> list[float]:

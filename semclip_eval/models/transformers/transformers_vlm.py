@@ -381,14 +381,7 @@ class TransformersVLM(CachedDecoder):
 
     def confidence(self, batch: Sequence[ModelInputs]) -> list[float]:
         """See `VLM.confidence`."""
-        pairs = []
-        for prepared in batch:
-            if len(prepared.continuation_ids) != 2:
-                raise ConfigError(f"{self.name}: a confidence weighs two words, not {len(prepared.continuation_ids)}")
-            first, second = (ids[0] for ids in prepared.continuation_ids)
-            if first == second:
-                raise ConfigError(f"{self.name}: the two words begin with the same token; choose others")
-            pairs.append([first, second])
+        pairs = [self.first_ids_of_two(prepared) for prepared in batch]
         logits = self.prefill(batch, self.encode(batch)).logits
         chosen = logits.gather(1, torch.tensor(pairs, device=logits.device))
         return [float(value) for value in torch.softmax(chosen, dim=-1)[:, 0]]
