@@ -30,8 +30,8 @@ from semclip_eval.training.overlap import image_digest
 from semclip_eval.types import Box, Question
 
 TRAIN = ["train-psi", "profile=mini", "psi.text=question", "benchmark.path=mini://vstar-train", "run.batch_size=32"]
-BRIEF = ["run.limit=60", "train.text_epochs=3", "train.both_epochs=1", "train.batch_size=4", "train.test_benchmarks=[]"]
-BRIEF += ["train.learning_rate=1e-3", "train.held_out=0.4"]
+BRIEF = ["run.limit=60", "train.text_epochs=3", "train.both_epochs=1", "train.batch_size=8", "train.test_benchmarks=[]"]
+BRIEF += ["train.learning_rate=3e-4", "train.held_out=0.5"]
 rows_of_numbers = st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=5)
 
 
