@@ -7,7 +7,7 @@ SELECTORS := no_crop,full_crop,semclip,random_crop,center_crop,oracle
 MAIN_SELECTORS := no_crop,full_crop,semclip
 # Questions of each benchmark in a sweep: null is all of them.
 LIMIT ?= null
-SWEEP = $(BIN)/semclip-eval -m 'benchmark=glob(*)' selector=$(MAIN_SELECTORS) run.limit=$(LIMIT) run.output_dir=$(RESULTS)
+SWEEP = $(BIN)/semclip-eval -m 'benchmark=glob(*,exclude=custom)' selector=$(MAIN_SELECTORS) run.limit=$(LIMIT) run.output_dir=$(RESULTS)
 
 .PHONY: help demo test test-slow lint install regression baseline sweep sweep-mini clean
 

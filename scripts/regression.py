@@ -23,8 +23,8 @@ from semclip_eval.paths import config_folder
 
 BASELINE = Path("results/baselines/mini.csv")
 MAIN = "selector=no_crop,full_crop,semclip"
-# Those with a split of their own below.
-APART = ("vstar", "hrbench8k")
+# Those with a split of their own below, and the one that has no data of its own.
+APART = ("vstar", "hrbench8k", "custom")
 OTHERS = ",".join(name for name in describe_group("benchmark", [config_folder()]) if name not in APART)
 SWEEPS = [
     ["-m", "benchmark=vstar", "selector=no_crop,full_crop,semclip,random_crop,oracle", "run.limit=120"],
