@@ -59,6 +59,16 @@ def test_another_process_finds_them_and_scores_are_the_same(monkeypatch: pytest.
     assert mini(0).score([request])[0] == pytest.approx(first[0], abs=1e-6)
 
 
+def test_an_image_is_read_once_however_many_crops_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Image.Image] = []
+    monkeypatch.setattr(
+        "semclip_eval.relevance.open_clip_relevance.pixel_digest",
+        lambda image: read.append(image) or pixel_digest(image),
+    )
+    mini().score([RelevanceRequest(picture(seed), f"{seed}", BOXES, "a star") for seed in range(3)])
+    assert len(read) == 3
+
+
 def test_other_pixels_weights_or_preprocessing_find_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     request = RelevanceRequest(picture(0), "i", BOXES, "a star")
     mini().score([request])

@@ -277,7 +277,8 @@ class OpenClipRelevance(Relevance):
         store = self._open_store()
         digests: dict[ImageKey, bytes] = {}
         if store is not None and missing:
-            digests = {key: pixel_digest(image) for (key, _), image in missing.items() if key not in digests}
+            images = {key: image for (key, _), image in missing.items()}
+            digests = {key: pixel_digest(image) for key, image in images.items()}
             for key, digest in digests.items():
                 known = store.get(digest, [box for other, box in missing if other == key])
                 found[key] |= {box: torch.from_numpy(vector.copy()) for box, vector in known.items()}
