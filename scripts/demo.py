@@ -26,7 +26,7 @@ STEPS_LIMIT = 600
 
 @dataclass(frozen=True)
 class Step:
-    """One thing done better: the overrides of the worse and the better run; asked: of the questions with a tag."""
+    """One thing done better: the overrides of the worse and the better run; two_targets: only questions about two."""
 
     name: str
     worse: tuple[str, ...]

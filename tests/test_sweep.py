@@ -259,3 +259,18 @@ def test_hydras_order():
         *["a=1", "b=2", "c=3", "d=4", "e=5"],
         *["--cfg", "job", "-m", "--info", "all", "--info"],
     ]
+
+
+def test_a_sweep_with_selectors_that_look_or_drop_tokens_shows_what_they_spent(tmp_path: Path, capsys: Any) -> None:
+    """Forwards in the place of the speed, and tokens read of those encoded; the same numbers as in runs.csv."""
+    sweep = ["-m", "profile=mini", "run.limit=2", "selector=no_crop,zoom,sparse", f"run.output_dir={tmp_path}"]
+    assert cli.main(sweep) == 0
+    printed = capsys.readouterr().out
+    table = printed[printed.index("All runs of this sweep") :]
+    assert "forwards" in table
+    assert "questions/s" not in table.replace("\n", "")
+    for row in read_rows(tmp_path / "runs.csv"):
+        line = next(line for line in table.splitlines() if line.startswith(row["selector"]))
+        read, encoded = (f"{float(row[name]):.0f}" for name in ("visual_tokens_mean", "encoded_tokens_mean"))
+        assert (f"{read} of {encoded}" in line) == (read != encoded)
+        assert line.split()[-1] == f"{float(row['forwards_mean']):.1f}"

@@ -48,7 +48,7 @@ class Label:
         """What each crop adds to the overview, nats a token.
 
         margin: to the distance between the right option's loss and the lowest other; loss: to the right option's
-        likelihood alone (CropVLM's reward, arXiv 2511.19820, is its sum over tokens).
+        likelihood alone (the reward of CropVLM, `utils.py` `get_ll`, is its sum over tokens).
         """
         of = self._margin if kind == "margin" else self._likelihood
         return [of(losses) - of(self.overview) for losses in self.crops]
