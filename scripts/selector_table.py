@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import re
 import sys
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def main() -> int:
     rows = []
     for name, overrides in VARIANTS.items():
         notice(name)
-        folder = chosen.output / name.replace(" ", "_").replace(",", "")
+        folder = chosen.output / re.sub(r"\W+", "_", name.replace("ψ", "psi"))
         base = ["profile=mini", f"run.output_dir={folder}", *overrides]
         code = semclip_eval([*base, f"run.limit={chosen.limit}", "run.batch_size=16"])
         if code == 0 and chosen.timed:

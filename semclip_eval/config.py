@@ -16,6 +16,7 @@ from typing import Any
 from semclip_eval.answers.replay import REVISION_MARK
 from semclip_eval.errors import ConfigError
 from semclip_eval.modes import UNUSED_KEYS, identity_of
+from semclip_eval.places import MINI
 
 GROUPS = ("benchmark", "model", "selector", "crops", "psi")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -148,6 +149,6 @@ def _identity(section: Mapping[str, Any], revision: str | None) -> dict[str, Any
     if str(revision or "").startswith(LOCAL_MARKS):
         for place in ("path", "hub_id", "pretrained"):
             identity.pop(place, None)
-        if str(section.get("model", "")).startswith(("local-dir:", "mini://")):
+        if str(section.get("model", "")).startswith(("local-dir:", MINI)):
             identity.pop("model", None)
     return identity

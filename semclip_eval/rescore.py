@@ -80,13 +80,13 @@ def rescore(folder: Path, overrides: Sequence[str]) -> tuple[Run, Run]:
         row = read_summary(folder) | {
             "run_id": identity,
             "protocol": after.described_protocol,
-            **accuracy_row(records, after.units),
+            **accuracy_row(records, after.metric.units),
         }
         with lock(target):
             write_atomically(target / CONFIG, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
             write_environment(target, {**environment, "code": code, "rescored_from": str(old.row["run_id"])})
             rewrite_samples(target, records)
-            write_run(target, row, category_rows(records, identity, after), after.metric_names)
+            write_run(target, row, category_rows(records, identity, after), after.metric.further_names)
     output = target.parents[4] if len(target.parents) > 4 else target.parent
     write_roll_up(output)
     return old, read_run(target)

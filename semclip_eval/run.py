@@ -19,7 +19,6 @@ import yaml
 
 from semclip_eval.answers.recording import Item, as_recorded
 from semclip_eval.answers.sources import Asker
-from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.console import Progress, notice, warn
 from semclip_eval.environment import describe
 from semclip_eval.errors import ConfigError, DataError, RunFailed
@@ -124,7 +123,7 @@ def _ask_what_is_left(plan: Plan) -> None:
     row = summary_row(plan, mode, records, environment, cost)
     measures = plan.source.selector.measure_names if plan.source.selector else ()
     categories = category_rows(records, plan.run_id, plan.benchmark, measures)
-    write_run(plan.folder, row, categories, [*plan.benchmark.metric_names, *measures])
+    write_run(plan.folder, row, categories, [*plan.benchmark.metric.further_names, *measures])
     environment["sessions"][-1] |= source.notes()
     write_environment(plan.folder, environment)
     _report_truncation(source.relevance)
@@ -180,7 +179,7 @@ def _ask(asker: Asker, plan: Plan, mode: Mode, done: Mapping[str, Mapping[str, A
     asked = 0
     label = f"{plan.benchmark.name} {plan.source.selector_name}"
     # Where an accuracy is not that of the single answers, it is known at the end only.
-    score_name = "accuracy" if type(plan.benchmark).units is Benchmark.units else "answers right"
+    score_name = "accuracy" if plan.benchmark.metric.is_over_questions else "answers right"
     try:
         with (
             Progress(label, len(plan.questions), list(done.values()), score_name) as progress,
@@ -250,7 +249,7 @@ def summary_row(
         "psi_training": environment.get("psi_training"),
         "uses_truth": plan.source.selector.uses_truth if plan.source.selector else None,
         "mode": plan.run.mode,
-        "metric": plan.benchmark.metric,
+        "metric": plan.benchmark.metric.name,
         "device": environment["device"] if plan.source.uses_machine else None,
         "dtype": plan.run.dtype if plan.source.uses_machine else None,
         "batch_size": mode.batch_size if plan.source.uses_machine else None,
@@ -258,7 +257,7 @@ def summary_row(
         "package_version": environment["package_version"],
         "git_commit": environment["git_commit"],
         "started_at": environment["started_at"],
-        **accuracy_row(records, plan.benchmark.units),
+        **accuracy_row(records, plan.benchmark.metric.units),
         **latency_row(records),
         **cost,
     }

@@ -13,7 +13,7 @@ from typing import Any
 from semclip_eval.components import build
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ConfigError
-from semclip_eval.paths import model_folder
+from semclip_eval.places import model_folder
 
 _loaded: dict[str, tuple[str, Any]] = {}
 

@@ -157,7 +157,7 @@ def test_open_answers_are_scored_by_any_reference(tmp_path: Path) -> None:
     assert benchmark.score(second, Answer(text="")).status == "unparsed"
     vqa = custom(tmp_path, [{"answers": ["a bus"] * 2 + ["car"] * 8}], protocol="vqa")
     (question,) = vqa.questions()
-    assert vqa.metric == "vqa_accuracy"
+    assert vqa.metric.name == "vqa_accuracy"
     assert vqa.score(question, Answer(text="bus")).value == pytest.approx(0.6)
     yes = custom(tmp_path, [{"answer": "yes"}])
     (question,) = yes.questions()

@@ -10,7 +10,7 @@ from semclip_eval.errors import ModelError
 from semclip_eval.models.transformers import weights
 from semclip_eval.models.transformers.llava import Llava15
 from semclip_eval.models.transformers.memory import out_of_memory
-from semclip_eval.paths import model_folder
+from semclip_eval.places import model_folder
 
 
 def test_a_question_that_runs_out_of_memory_is_a_record_and_the_run_goes_on(tmp_path, monkeypatch):

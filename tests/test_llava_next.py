@@ -212,3 +212,35 @@ def test_a_view_of_one_pixel_row_has_as_many_places_as_tokens(vlm):
         (boxes,) = vlm.token_boxes([size])
         assert len(boxes.boxes) == prepared.visual_tokens, size
         assert [len(view.features) for view in vlm.encode([prepared])[0]] == [prepared.visual_tokens], size
+
+
+@pytest.mark.parametrize(("size", "tiles"), [((1344, 1344), (2, 2)), ((900, 450), (1, 2)), ((450, 900), (2, 1))])
+def test_class_attention_lies_as_the_features_do(folder, reference, size, tiles):
+    vlm = built(path=str(folder))
+    images = tuple(noise_image(number, *size) for number in range(2))
+    prompt = Prompt(QUESTION, max_new_tokens=1)
+    silent, asked = (vlm.prepare(Request(images, prompt, class_attention=flag)) for flag in (False, True))
+    vlm.begin_block(keep=True)
+    assert all(view.class_attention is None for view in vlm.encode([silent])[0])
+    tower = (
+        type(reference.model.model.vision_tower)
+        ._from_config(reference.model.config.vision_config, attn_implementation="eager")
+        .eval()
+    )
+    tower.load_state_dict(reference.model.model.vision_tower.state_dict())
+    rows, columns = tiles
+    for _ in range(2):  # the second time the overview comes from the store
+        views = vlm.encode([asked])[0]
+        for view, pixels in zip(views, asked.pixel_values, strict=True):
+            with torch.no_grad():
+                maps = tower(pixels, output_attentions=True).attentions[-2][:, :, 0, 1:].mean(1)
+            assert len(view.class_attention) == len(view.features)
+            # The whole first, then the canvas row by row, each row closed by a newline token.
+            expected = maps[0].tolist()
+            for row in range(rows * 24):
+                for column in range(columns * 24):
+                    tile = 1 + (row // 24) * columns + column // 24
+                    expected.append(float(maps[tile, (row % 24) * 24 + column % 24]))
+                expected.append(0.0)
+            torch.testing.assert_close(view.class_attention, torch.tensor(expected), atol=1e-6, rtol=0)
+            assert float(maps.std()) > 1e-6

@@ -236,10 +236,10 @@ def test_circular_eval_against_the_reference(data: st.DataObject) -> None:
                 }
             )
     circular, plain = naive_circular(rows)
-    units = benchmark.units([item for item in records if item["status"] != "error"])
+    units = benchmark.metric.units([item for item in records if item["status"] != "error"])
     assert (sum(value for value, _ in units) / len(units) if units else None) == circular
     assert len({cluster for _, cluster in units}) == len(units)
-    assert benchmark.metrics([item for item in records if item["status"] != "error"])["plain_accuracy"] == plain
+    assert benchmark.metric.further([item for item in records if item["status"] != "error"])["plain_accuracy"] == plain
 
 
 @pytest.mark.parametrize("limit", [1, 4, 5, 8, 11])
@@ -248,7 +248,7 @@ def test_a_limit_keeps_rotations_together(tmp_path: Path, limit: int) -> None:
     chosen = stratified_limit(benchmark.questions(), limit, seed=0, whole_clusters=benchmark.keeps_clusters_together)
     assert len(chosen) == max(4, limit // 4 * 4)
     records = [record(benchmark, question, 1.0) for question in chosen]
-    assert len(benchmark.units(records)) == len(chosen) // 4
+    assert len(benchmark.metric.units(records)) == len(chosen) // 4
 
 
 def test_rows_without_all_rotations_are_a_notice(tmp_path: Path) -> None:

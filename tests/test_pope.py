@@ -101,8 +101,8 @@ def record(category: str, truth: int, choice: int | None) -> dict[str, Any]:
 )
 def test_category_mean_f1_is_the_mean_of_the_categories_f1(records: list[dict[str, Any]]) -> None:
     benchmark = pope(None)
-    found = benchmark.metrics(records)
-    assert tuple(found) == benchmark.metric_names
+    found = benchmark.metric.further(records)
+    assert tuple(found) == benchmark.metric.further_names
     groups: dict[str, list[dict[str, Any]]] = {}
     for one in records:
         groups.setdefault(one["category"], []).append(one)
@@ -120,7 +120,7 @@ def test_category_mean_f1_is_the_mean_of_the_categories_f1(records: list[dict[st
 
 def test_measures_leave_out_what_was_not_scored() -> None:
     timed_only = {"category": "random", "truth": 0, "choice": None, "score": None}
-    assert set(pope(None).metrics([timed_only]).values()) == {None}
+    assert set(pope(None).metric.further([timed_only]).values()) == {None}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from semclip_eval.report.runs import CONTROL_MARK, read_results
 from semclip_eval.report.table import escape_latex, escape_markdown
 from semclip_eval.report.verb import report
 from semclip_eval.run import execute
+from semclip_eval.scoring.metrics import Metric
 from semclip_eval.types import Question
 from tests.fakes import FULL_CROP, ORACLE, SEMCLIP, DrawnBenchmark, config
 
@@ -538,16 +539,10 @@ def test_wrong_arguments(results: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "--output" in capsys.readouterr().err
 
 
-class GroupedBenchmark(DrawnBenchmark):
-    """Questions by subject, three of which are one score, with two measures: a fraction and a count."""
+class GroupedMetric(Metric):
+    """Three questions are one score; beside it a fraction and a count."""
 
-    breakdowns = ("subject",)
-    metric_names = ("plain_accuracy", "points")
-
-    def _question(self, index: int) -> Question:
-        question = super()._question(index)
-        tags = {"subject": ("art", "physics")[index // 3 % 2]}
-        return Question(**{**question.__dict__, "cluster": f"group {index // 3}", "category": "one", "tags": tags})
+    further_names = ("plain_accuracy", "points")
 
     def units(self, records: Any) -> list[tuple[float, str]]:
         groups: dict[str, list[float]] = {}
@@ -555,9 +550,21 @@ class GroupedBenchmark(DrawnBenchmark):
             groups.setdefault(record["cluster"], []).append(record["score"])
         return [(max(scores), cluster) for cluster, scores in groups.items()]
 
-    def metrics(self, records: Any) -> dict[str, float | None]:
+    def further(self, records: Any) -> dict[str, float | None]:
         right = sum(record["score"] for record in records)
         return {"plain_accuracy": right / len(records), "points": 100 * right}
+
+
+class GroupedBenchmark(DrawnBenchmark):
+    """Questions by subject, three of which are one score."""
+
+    breakdowns = ("subject",)
+    metric = GroupedMetric()
+
+    def _question(self, index: int) -> Question:
+        question = super()._question(index)
+        tags = {"subject": ("art", "physics")[index // 3 % 2]}
+        return Question(**{**question.__dict__, "cluster": f"group {index // 3}", "category": "one", "tags": tags})
 
 
 def test_a_benchmarks_own_measures_and_breakdowns_have_tables(tmp_path: Path) -> None:

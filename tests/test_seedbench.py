@@ -120,8 +120,8 @@ def test_questions_about_one_image_are_resampled_together(tmp_path: Path) -> Non
         | {"target_coverage": None, "views": [], "visual_tokens": None, "text_tokens": None, "new_tokens": None}
         for q in benchmark.questions()
     ]
-    row = accuracy_row(records, benchmark.units)
-    alone = accuracy_row([{**r, "cluster": str(n)} for n, r in enumerate(records)], benchmark.units)
+    row = accuracy_row(records, benchmark.metric.units)
+    alone = accuracy_row([{**r, "cluster": str(n)} for n, r in enumerate(records)], benchmark.metric.units)
     assert row["accuracy"] == alone["accuracy"] == 0.5
     assert row["chance_accuracy"] == 0.25
     width = row["accuracy_ci_high"] - row["accuracy_ci_low"]

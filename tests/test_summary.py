@@ -13,16 +13,30 @@ from PIL import Image
 
 from semclip_eval.benchmarks.base import Benchmark, stratified_limit
 from semclip_eval.results.summary import accuracy_row, category_rows, csv_text, mean_with_interval, read_rows
+from semclip_eval.scoring.metrics import Metric
 from semclip_eval.scoring.statistics import clustered_accuracy_interval, wilson_interval
 from semclip_eval.types import Answer, Prompt, Question, Score
 
 
-class Circular(Benchmark):
+class AllRotations(Metric):
     """A question counts as right only where all of its rotations are."""
 
+    further_names = ("plain",)
+
+    def units(self, records):
+        groups: dict[str, list[float]] = {}
+        for record in records:
+            groups.setdefault(record["cluster"], []).append(record["score"])
+        return [(min(scores), cluster) for cluster, scores in groups.items()]
+
+    def further(self, records):
+        return {"plain": sum(record["score"] for record in records) / len(records) if records else None}
+
+
+class Circular(Benchmark):
     name, protocol, protocols = "circular", "letter", ("letter",)
     breakdowns = ("subject",)
-    metric_names = ("plain",)
+    metric = AllRotations()
 
     def questions(self) -> list[Question]:
         return []
@@ -32,15 +46,6 @@ class Circular(Benchmark):
 
     def score(self, question: Question, answer: Answer) -> Score:
         return Score(0.0)
-
-    def units(self, records):
-        groups: dict[str, list[float]] = {}
-        for record in records:
-            groups.setdefault(record["cluster"], []).append(record["score"])
-        return [(min(scores), cluster) for cluster, scores in groups.items()]
-
-    def metrics(self, records):
-        return {"plain": sum(record["score"] for record in records) / len(records) if records else None}
 
 
 def record(score: float | None, cluster: str = "a", category: str = "c", status: str = "ok", **tags: str) -> dict:
@@ -76,7 +81,7 @@ def test_single_questions_get_wilson_and_repeated_images_one_that_counts_images(
 
 def test_a_benchmarks_own_unit_decides_its_accuracy():
     records = [record(1.0, "q1"), record(1.0, "q1"), record(1.0, "q2"), record(0.0, "q2"), record(None, status="error")]
-    row = accuracy_row(records, Circular().units)
+    row = accuracy_row(records, Circular().metric.units)
     assert (row["accuracy"], row["n"], row["n_scored"], row["n_units"], row["n_error"]) == (0.5, 5, 4, 2, 1)
     # One of two groups right, each a cluster of its own: Wilson over two, not over four.
     assert (row["accuracy_ci_low"], row["accuracy_ci_high"]) == wilson_interval(1, 2)

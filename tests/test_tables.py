@@ -16,7 +16,8 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from semclip_eval.benchmarks import sources, tables
+from semclip_eval import places
+from semclip_eval.benchmarks import tables
 from semclip_eval.benchmarks.table_benchmark import LETTER, SHORT, TableBenchmark, lettered
 from semclip_eval.benchmarks.tables import Published, Table, read_table
 from semclip_eval.errors import ConfigError, DataError, QuestionError
@@ -245,7 +246,7 @@ def test_the_cache_serves_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         table = read_table("pope", POPE, "some/where", revision, None)
         assert (len(table), table.revision) == (18, commit)
     with pytest.raises(DataError, match="no/thing at its newest commit is not cached"):
-        sources.hub_folder("no/thing", None, POPE.files)
+        places.hub_folder("no/thing", None, POPE.files)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

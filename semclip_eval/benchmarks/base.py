@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from semclip_eval.errors import ConfigError
+from semclip_eval.scoring.metrics import Metric
 from semclip_eval.types import Answer, Prompt, Question, Score
 
 
@@ -21,12 +21,11 @@ class Benchmark(ABC):
 
     name, split: as the results show them. protocol: how a question is put and scored, one of `protocols`. parser: the
     rule that reads an answer, one of `parsers`: `strict` is this project's, `official` the benchmark's own where that
-    differs. metric: what the mean of the scores is called. dataset_revision: a Hub commit or `local:` and a hash of the
-    content. notices: what the user should read before the run (fewer questions than published, for instance).
+    differs. metric: what the scores come to (`scoring.metrics`). dataset_revision: a Hub commit or `local:` and a hash
+    of the content. notices: what the user should read before the run (fewer questions than published, for instance).
     has_boxes: whether the questions carry `target_boxes`. breakdowns: names of question tags that get rows of their own
-    in `categories.csv` beside those by category. metric_names: what `measures` gives. keeps_clusters_together: whether
-    a limit takes whole clusters only (the rotations of one question). `dataset_revision` and `notices` are known once
-    `questions` has been called.
+    in `categories.csv` beside those by category. keeps_clusters_together: whether a limit takes whole clusters only
+    (the rotations of one question). `dataset_revision` and `notices` are known once `questions` has been called.
     """
 
     name: str
@@ -35,12 +34,11 @@ class Benchmark(ABC):
     protocols: tuple[str, ...]
     parser: str = "strict"
     parsers: tuple[str, ...] = ("strict",)
-    metric: str = "accuracy"
+    metric: Metric = Metric()
     dataset_revision: str = ""
     notices: list[str]
     has_boxes: bool = False
     breakdowns: tuple[str, ...] = ()
-    metric_names: tuple[str, ...] = ()
     keeps_clusters_together: bool = False
 
     def __init__(self) -> None:
@@ -70,18 +68,6 @@ class Benchmark(ABC):
     def chance(self, question: Question) -> float | None:
         """The expected score of guessing: one in the number of options; None where there are no options."""
         return 1 / len(question.options) if question.options else None
-
-    def units(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-        """The scoring units that accuracy averages: a value in [0, 1] and its cluster, by default one a scored record.
-
-        A benchmark whose unit is not the single question (all rotations of a question must be right) says so here.
-        Where several units share a cluster, the interval counts clusters, else it is Wilson's.
-        """
-        return [(record["score"], record["cluster"]) for record in records if record["score"] is not None]
-
-    def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """Further numbers for a row of `categories.csv`, one for each of `metric_names` (precision, recall, F1)."""
-        return {}
 
 
 def check_protocol(benchmark: Benchmark) -> None:

@@ -20,13 +20,14 @@ from semclip_eval.benchmarks.access import MAX_MEGAPIXELS, FileAccess
 from semclip_eval.benchmarks.base import Benchmark, check_protocol
 from semclip_eval.benchmarks.custom_rows import IMAGE, Row, Rows, read_rows
 from semclip_eval.benchmarks.images import decode_rgb, read_rgb
-from semclip_eval.benchmarks.sources import path_text
 from semclip_eval.benchmarks.table_benchmark import LETTER, SHORT, lettered
 from semclip_eval.digest import add_file
 from semclip_eval.errors import ConfigError, DataError, QuestionError
+from semclip_eval.places import path_text
 from semclip_eval.scoring.choice import LETTERS, option_of_letter, score_choice
 from semclip_eval.scoring.evalai import vqa_accuracy
 from semclip_eval.scoring.likelihood import least_loss
+from semclip_eval.scoring.metrics import Metric
 from semclip_eval.scoring.short_answer import is_match, normalized
 from semclip_eval.scoring.yes_no import OPTIONS as YES_NO
 from semclip_eval.scoring.yes_no import parse_yes_no
@@ -128,7 +129,7 @@ class Custom(Benchmark):
                     "(docs/custom_data.md)."
                 )
         self.protocol = self._settled(table)
-        self.metric = "vqa_accuracy" if self.protocol == "vqa" else "accuracy"
+        self.metric = Metric("vqa_accuracy" if self.protocol == "vqa" else "accuracy")
         check_protocol(self)
         ids = _ids(table)
         by_id = dict(zip(ids, table.rows, strict=True))

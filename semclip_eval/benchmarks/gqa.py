@@ -15,6 +15,7 @@ from PIL import Image
 from semclip_eval.benchmarks.table_benchmark import SHORT, TableBenchmark
 from semclip_eval.benchmarks.tables import Published, Table
 from semclip_eval.errors import DataError, QuestionError
+from semclip_eval.scoring.metrics import Metric
 from semclip_eval.scoring.short_answer import is_match, normalized
 from semclip_eval.types import Answer, Prompt, Question, Score
 
@@ -32,7 +33,7 @@ class Gqa(TableBenchmark):
     splits = ("testdev",)
     protocols = ("short_answer",)
     parsers = ("strict", "official")
-    metric = "exact_match"
+    metric = Metric("exact_match")
     breakdowns = ("answer_type", "semantic")
     published = Published(
         files=(f"{QUESTIONS}/testdev-*.parquet",),

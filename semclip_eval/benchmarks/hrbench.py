@@ -6,7 +6,7 @@ Wang et al., arXiv 2408.15556. The two versions ask the same 200 questions; the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from semclip_eval.benchmarks.access import MAX_MEGAPIXELS
@@ -14,6 +14,7 @@ from semclip_eval.benchmarks.table_benchmark import TableBenchmark, lettered
 from semclip_eval.benchmarks.tables import Published
 from semclip_eval.errors import DataError
 from semclip_eval.scoring.choice import option_of_letter, score_choice
+from semclip_eval.scoring.metrics import CycleAverage
 from semclip_eval.types import Answer, Prompt, Question, Score
 
 # The prompt, to the byte: EvolvingLMMs-Lab/lmms-eval, lmms_eval/tasks/hrbench/utils.py, `hrbench_doc_to_text` (by the
@@ -41,7 +42,7 @@ class HRBench(TableBenchmark):
     splits = tuple(FILES)
     protocols = ("letter",)
     breakdowns = ("cycle",)
-    metric_names = ("cycle_average",)
+    metric = CycleAverage()
     keeps_clusters_together = True
 
     def __init__(
@@ -66,15 +67,6 @@ class HRBench(TableBenchmark):
     def score(self, question: Question, answer: Answer) -> Score:
         """1 for the right option in this order, else 0."""
         return score_choice(question, answer)
-
-    def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """`cycle_average`: the mean of the accuracies by cycle (lmms-eval, `hrbench_aggregate_results`)."""
-        cycles: dict[str, list[float]] = {}
-        for record in records:
-            if record["score"] is not None:
-                cycles.setdefault(record["tags"]["cycle"], []).append(record["score"])
-        averages = [sum(scores) / len(scores) for scores in cycles.values()]
-        return {"cycle_average": sum(averages) / len(averages) if averages else None}
 
     def _read(self) -> list[Question]:
         table = self._table()

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semclip_eval.benchmarks.access import MAX_MEGAPIXELS
-from semclip_eval.benchmarks.sources import MINI
 from semclip_eval.benchmarks.table_benchmark import LETTER, TableBenchmark, lettered
 from semclip_eval.benchmarks.tables import Published, Table
 from semclip_eval.errors import DataError
+from semclip_eval.places import is_generated
 from semclip_eval.scoring.choice import option_of_letter, score_choice
+from semclip_eval.scoring.metrics import CircularAccuracy
 from semclip_eval.types import Answer, Prompt, Question, Score
 
 # The prompt, to the byte: haotian-liu/LLaVA, llava/eval/model_vqa_mmbench.py with --single-pred-prompt.
@@ -43,9 +44,8 @@ class MMBench(TableBenchmark):
 
     splits = ("dev",)  # the only one that is published with answers
     protocols = ("letter",)
-    metric = "circular_accuracy"
+    metric = CircularAccuracy()
     breakdowns = ("L2-category",)
-    metric_names = ("plain_accuracy",)
     keeps_clusters_together = True
     published = Published(
         files=("en/dev-*.parquet",),
@@ -80,23 +80,6 @@ class MMBench(TableBenchmark):
         """1 for the right option of this rotation, else 0."""
         return score_choice(question, answer)
 
-    def units(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-        """One value for each question all of whose rotations were scored: 1 where all are right."""
-        rotations: dict[str, list[Mapping[str, Any]]] = {}
-        for record in records:
-            if record["score"] is not None:
-                rotations.setdefault(record["cluster"], []).append(record)
-        return [
-            (float(all(record["score"] == 1 for record in members)), cluster)
-            for cluster, members in rotations.items()
-            if len(members) == int(members[0]["tags"]["rotations"])
-        ]
-
-    def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """`plain_accuracy`: the part of the rows (rotations) that are right."""
-        scores = [record["score"] for record in records if record["score"] is not None]
-        return {"plain_accuracy": sum(scores) / len(scores) if scores else None}
-
     def chance(self, question: Question) -> float | None:
         """The chance that guesses at all rotations are right, carried by the first rotation alone.
 
@@ -118,7 +101,7 @@ class MMBench(TableBenchmark):
         for number, index in enumerate(indices):
             group = index % ROTATION_STEP
             questions.append(_question(table, rows, number, index, members[group], str(group)))
-        if not (self.path or "").startswith(MINI):
+        if not is_generated(self.path):
             self._notice_rotations(questions, len(members))
         return questions
 

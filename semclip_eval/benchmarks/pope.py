@@ -8,17 +8,16 @@ short-answer instruction; truth and choice are indices into ("yes", "no").
 from __future__ import annotations
 
 import dataclasses
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from semclip_eval.benchmarks.sources import MINI
 from semclip_eval.benchmarks.table_benchmark import SHORT, TableBenchmark
 from semclip_eval.benchmarks.table_files import matching
 from semclip_eval.benchmarks.tables import Published, Table
 from semclip_eval.errors import DataError, QuestionError
-from semclip_eval.scoring.yes_no import OPTIONS, parse_officially, parse_yes_no, yes_no_metrics
+from semclip_eval.scoring.metrics import YesNoMeasures
+from semclip_eval.scoring.yes_no import OPTIONS, parse_officially, parse_yes_no
 from semclip_eval.types import Answer, Prompt, Question, Score
 
 # In the order of the published table.
@@ -38,7 +37,7 @@ class Pope(TableBenchmark):
     splits = ("test",)
     protocols = ("yes_no",)
     parsers = ("strict", "official")
-    metric_names = ("precision", "recall", "f1", "yes_ratio", "category_mean_f1")
+    metric = YesNoMeasures()
     published = Published(
         files=("data/test-*.parquet",),
         columns=("question_id", "question", "answer", "image_source", "category"),
@@ -59,26 +58,13 @@ class Pope(TableBenchmark):
             return Score(0.0, status="unparsed", reason=reading.how)
         return Score(float(reading.option == question.truth), choice=reading.option)
 
-    def metrics(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """`yes_no_metrics`, and where the records are of several categories the mean of the categories' F1.
-
-        That mean is what LLaVA's paper gives as POPE (85.9 for LLaVA-1.5-7B). None where a category has no F1.
-        """
-        scored = [record for record in records if record["score"] is not None]
-        by_category: dict[str, list[Mapping[str, Any]]] = {}
-        for record in scored:
-            by_category.setdefault(record["category"], []).append(record)
-        scores = [score for members in by_category.values() if (score := yes_no_metrics(members)["f1"]) is not None]
-        complete = len(by_category) > 1 and len(scores) == len(by_category)
-        return {**yes_no_metrics(scored), "category_mean_f1": statistics.fmean(scores) if complete else None}
-
     def _read(self) -> list[Question]:
         table = self._table(self._layout())
         return [_question(table, number, row) for number, row in enumerate(table.rows())]
 
     def _layout(self) -> Published:
         """The published table, or its local copy in three files."""
-        if self.path is None or self.path.startswith(MINI):
+        if self.path is None:
             return self.published
         folder = Path(self.path).expanduser()
         for patterns in (self.published.files, tuple(f"Full/{name}" for name in FULL), FULL):

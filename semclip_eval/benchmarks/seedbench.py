@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from semclip_eval.benchmarks.access import MAX_MEGAPIXELS
-from semclip_eval.benchmarks.sources import MINI
 from semclip_eval.benchmarks.table_benchmark import LETTER, TableBenchmark, lettered
 from semclip_eval.benchmarks.tables import Published, Table
 from semclip_eval.errors import DataError
+from semclip_eval.places import is_generated
 from semclip_eval.scoring.choice import option_of_letter, parse_choice, score_choice
 from semclip_eval.scoring.official_letters import read_seedbench
 from semclip_eval.types import Answer, Prompt, Question, Score
@@ -88,7 +88,7 @@ class SEEDBench(TableBenchmark):
         ]
         if not questions:
             raise DataError(f"{table.origin}: has no row with the data_type image.")
-        if len(questions) != IMAGE_QUESTIONS and not (self.path or "").startswith(MINI):
+        if len(questions) != IMAGE_QUESTIONS and not is_generated(self.path):
             self.notices.append(
                 f"{self.name}: {len(questions)} questions about images; SEED-Bench publishes {IMAGE_QUESTIONS}."
             )

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from semclip_eval.benchmarks.access import MAX_MEGAPIXELS, FileAccess
 from semclip_eval.benchmarks.base import Benchmark, check_protocol
-from semclip_eval.benchmarks.sources import path_text
 from semclip_eval.benchmarks.tables import Published, Table, read_table
 from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.places import path_text
 from semclip_eval.scoring.choice import LETTERS
 from semclip_eval.types import Question
 

@@ -17,11 +17,11 @@ from PIL import Image
 
 from semclip_eval.benchmarks.access import ANYWHERE, FileAccess, require_inside_all
 from semclip_eval.benchmarks.images import decode_rgb, read_rgb
-from semclip_eval.benchmarks.sources import MINI, hub_folder, local_folder
 from semclip_eval.benchmarks.table_files import SUFFIXES, matching, require_whole_sets, table_files
 from semclip_eval.benchmarks.table_readers import BatchCache, Reader, open_reader
 from semclip_eval.digest import add_file
 from semclip_eval.errors import ConfigError, DataError, QuestionError
+from semclip_eval.places import data_folder, hub_folder, is_generated
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def read_table(
         folder, paths = _local(path, published, part)
         table = Table(name, published, paths, str(paths[0] if len(paths) == 1 else folder), access.inside(folder))
         table.revision = _content_revision(table)
-    if not (path or "").startswith(MINI):
+    if not is_generated(path):
         check_count(table, from_hub=path is None)
     return table
 
@@ -207,10 +207,10 @@ def check_count(table: Table, from_hub: bool) -> None:
 
 def _local(path: str, published: Published, part: str) -> tuple[Path, list[Path]]:
     file = Path(path).expanduser()
-    if not path.startswith(MINI) and not file.exists():
+    if not is_generated(path) and not file.exists():
         raise ConfigError(f"benchmark.path={path}: no such folder or file.")
-    if path.startswith(MINI) or not file.is_file():
-        folder = local_folder(path)
+    if not file.is_file():
+        folder = data_folder(path)
         return folder, table_files(folder, published.files, part)
     if file.suffix not in SUFFIXES:
         raise DataError(f"{file}: must be a folder or one {', '.join(SUFFIXES)} file (benchmark.path).")

@@ -16,6 +16,7 @@ from semclip_eval.benchmarks.table_benchmark import SHORT, TableBenchmark
 from semclip_eval.benchmarks.tables import Published, Table
 from semclip_eval.errors import ConfigError, DataError, QuestionError
 from semclip_eval.scoring.evalai import evalai_normalized, vqa_accuracy
+from semclip_eval.scoring.metrics import Metric
 from semclip_eval.types import Answer, Prompt, Question, Score
 
 ANSWERS = 10
@@ -33,7 +34,7 @@ class TextVqa(TableBenchmark):
     splits = ("validation",)
     protocols = ("short_answer",)
     parsers = ("official",)
-    metric = "vqa_accuracy"
+    metric = Metric("vqa_accuracy")
     breakdowns = ("answer_type",)
     published = Published(
         files=("data/validation-*.parquet",),

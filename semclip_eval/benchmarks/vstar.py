@@ -15,9 +15,9 @@ from semclip_eval.benchmarks import vstar_files
 from semclip_eval.benchmarks.access import MAX_MEGAPIXELS, FileAccess
 from semclip_eval.benchmarks.base import Benchmark, check_protocol
 from semclip_eval.benchmarks.images import read_rgb
-from semclip_eval.benchmarks.sources import MINI, content_revision, hub_folder, local_folder, path_text
 from semclip_eval.benchmarks.vstar_files import Annotation, PublishedRow
 from semclip_eval.errors import DataError, QuestionError
+from semclip_eval.places import data_folder, hub_folder, is_generated, path_text
 from semclip_eval.scoring.choice import LETTERS, score_choice
 from semclip_eval.scoring.likelihood import least_loss
 from semclip_eval.types import Answer, Prompt, Question, Score
@@ -89,18 +89,18 @@ class VStar(Benchmark):
         if self.path is None:
             folder, self.dataset_revision = hub_folder(self.hub_id, self.revision, PATTERNS)
         else:
-            folder = local_folder(self.path)
+            folder = data_folder(self.path)
         self.notices = []
         self.access = self.access.inside(folder)
         files = vstar_files.read(folder, tuple(PUBLISHED), self.access)
         if self.path is not None:
-            self.dataset_revision = content_revision(folder, files.paths)
+            self.dataset_revision = vstar_files.content_revision(folder, files.paths)
         if self.protocol == "letter" and files.rows is None:
             raise DataError(
                 f"{folder / vstar_files.ROWS}: missing, and the letter protocol asks its texts.\n"
                 "Add it from the published repository, or use benchmark.protocol=likelihood."
             )
-        if self.path is None or not self.path.startswith(MINI):
+        if not is_generated(self.path):
             self._notice_counts(files)
         make = self._letter_question if self.protocol == "letter" else self._likelihood_question
         if files.rows is not None:

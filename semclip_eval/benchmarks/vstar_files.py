@@ -5,8 +5,9 @@ Read strictly: a malformed file is a DataError that names it (and its line), nev
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from semclip_eval.files import open_regular, parse_json, read_json
 from semclip_eval.types import Box
 
 ROWS = "test_questions.jsonl"
+TEXT_SUFFIXES = (".json", ".jsonl")
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".ppm"),
 )
@@ -196,3 +198,18 @@ def _rows(path: Path, categories: Sequence[str]) -> list[PublishedRow]:
             seen[what] = place
         rows.append(row)
     return rows
+
+
+def content_revision(folder: Path, files: Iterable[Path]) -> str:
+    """`local:` and 12 hex digits of the SHA-256 over the files' relative names, sizes and, for JSON, contents.
+
+    Images count by name and size only: a data set of gigabytes is not read to name it.
+    """
+    digest = hashlib.sha256()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
+        # A missing image is one question's error later; here it only counts as missing.
+        size = path.stat().st_size if path.exists() else -1
+        digest.update(f"{name}\0{size}\0".encode())
+        if path.suffix.lower() in TEXT_SUFFIXES:
+            digest.update(path.read_bytes())
+    return f"local:{digest.hexdigest()[:12]}"

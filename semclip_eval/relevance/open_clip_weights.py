@@ -23,10 +23,10 @@ from semclip_eval.checks import first_line
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ModelError
 from semclip_eval.hub import offline_if_unreachable
+from semclip_eval.places import psi_model
 from semclip_eval.relevance.trained import is_trained, load_trained, read_provenance, revision_of
 
 LOCAL_DIR = "local-dir:"
-MINIATURE = "mini://clip"
 DUMMY_SEED = 0
 NO_HUB = "Give psi.pretrained=FILE or psi.model=local-dir:FOLDER with a local copy, or use profile=mini."
 
@@ -104,13 +104,7 @@ def resolve(model: str, pretrained: str | None, load_format: str = "auto") -> So
         return _trained_source(model, trained, load_format)
     if load_format == "dummy":
         return _random_source(model)
-    if model == MINIATURE:
-        from semclip_eval.mini import weights_folder
-
-        try:
-            model = f"{LOCAL_DIR}{weights_folder('clip')}"
-        except FileNotFoundError as error:
-            raise ModelError(f"psi.model={MINIATURE}: {error}") from error
+    model = psi_model(model, LOCAL_DIR)
     if model.startswith(LOCAL_DIR):
         return _folder_source(model, pretrained)
     if model.startswith("hf-hub:"):

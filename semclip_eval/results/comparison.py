@@ -213,8 +213,8 @@ def paired(reference: Run, other: Run) -> Pair:
         for identity, record in reference.records.items()
         if record["score"] is not None and other.records[identity]["score"] is not None
     ]
-    before = reference.benchmark.units([first for first, _ in both])
-    after = reference.benchmark.units([second for _, second in both])
+    before = reference.benchmark.metric.units([first for first, _ in both])
+    after = reference.benchmark.metric.units([second for _, second in both])
     if not before:
         raise RunFailed(
             f"compare refused: no question was answered and scored in both {reference.folder} and {other.folder} "
@@ -224,7 +224,7 @@ def paired(reference: Run, other: Run) -> Pair:
     if clusters != [cluster for _, cluster in after]:
         raise RunFailed(
             f"compare refused: the accuracies of {reference.folder} and {other.folder} are over different units, which "
-            f"{type(reference.benchmark).__name__}.units makes depend on the scores."
+            f"{type(reference.benchmark.metric).__name__}.units makes depend on the scores."
         )
     # A unit of one question carries its id; one of several has the name of their cluster.
     single = len(before) == len(both)

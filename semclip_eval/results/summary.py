@@ -133,8 +133,8 @@ def category_rows(
             "run_id": run_id,
             "breakdown": breakdown,
             "category": value,
-            **accuracy_row(members, benchmark.units),
-            **benchmark.metrics([record for record in members if record["status"] != "error"]),
+            **accuracy_row(members, benchmark.metric.units),
+            **benchmark.metric.further([record for record in members if record["status"] != "error"]),
             **{name: _mean((record.get("measures") or {}).get(name) for record in members) for name in measure_names},
         }
         for (breakdown, value), members in groups.items()

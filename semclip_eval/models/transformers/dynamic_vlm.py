@@ -32,44 +32,52 @@ class DynamicResolutionVLM(TransformersVLM):
         A view's part does not depend on the other views, in content or in shape.
         """
 
+    def _class_attention(
+        self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`_image_features`, and the class token's attention (visual tokens), float32: where a family can tell it."""
+        raise NotImplementedError
+
     @torch.inference_mode()
     def encode(self, batch: Sequence[ModelInputs]) -> list[list[ViewTokens]]:
         """For each question its views' tokens: (visual tokens, hidden size of the language model) each.
 
         Raises ModelError where the tower returns another number of features than the prompt has placeholders.
         """
-        return [
-            [ViewTokens(view) for view in self._question_features(prepared).split(list(prepared.view_tokens))]
-            if prepared.view_tokens
-            else []
-            for prepared in batch
-        ]
+        return [self._question_views(prepared) if prepared.view_tokens else [] for prepared in batch]
 
-    def _question_features(self, prepared: ModelInputs) -> torch.Tensor:
-        views = len(prepared.view_tokens)
+    def _question_views(self, prepared: ModelInputs) -> list[ViewTokens]:
+        views, asks = len(prepared.view_tokens), prepared.class_attention
         parts = [self._overview_features(prepared)] if self.keeps_features else []
         apart = len(parts)
         if views > apart:
-            parts.append(self._through_tower(*self._pixels(prepared, apart, views)))
+            parts.append(self._through_tower(*self._pixels(prepared, apart, views), asks))
             self.features.passes += views - apart
-        features = torch.cat(parts)
+        features = torch.cat([part.selected for part in parts])
         if len(features) != prepared.visual_tokens:
             raise ModelError(
                 f"{self.name}: the vision tower returned {len(features)} features for {prepared.visual_tokens} "
                 "placeholders; config.json and the image processor's file do not fit together"
             )
-        return features
+        attention = [part.class_attention for part in parts if part.class_attention is not None]
+        counts = list(prepared.view_tokens)
+        weights = torch.cat(attention).split(counts) if asks else (None,) * views
+        return [ViewTokens(view, weight) for view, weight in zip(features.split(counts), weights, strict=True)]
 
-    def _overview_features(self, prepared: ModelInputs) -> torch.Tensor:
+    def _overview_features(self, prepared: ModelInputs) -> ViewFeatures:
         """The first view's features, kept or made alone, so that their bits do not depend on the other views."""
         pixels, extras = self._pixels(prepared, 0, 1)
         key = view_key(pixels, extras)
         kept = self.features.get(key)
-        if kept is None:
-            kept = ViewFeatures(self._through_tower(pixels, extras))
+        if kept is None or (prepared.class_attention and kept.class_attention is None):
+            kept = self._through_tower(pixels, extras, prepared.class_attention)
             self.features.put(key, kept)
-        return kept.selected
+        return kept
 
-    def _through_tower(self, pixels: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        on_device = {name: tensor.to(self.device) for name, tensor in extras.items()}
-        return self._image_features(pixels.to(self.device, self.model.dtype), on_device)
+    def _through_tower(self, pixels: torch.Tensor, extras: Mapping[str, torch.Tensor], asks: bool) -> ViewFeatures:
+        pixels = pixels.to(self.device, self.model.dtype)
+        extras = {name: tensor.to(self.device) for name, tensor in extras.items()}
+        if not asks:
+            return ViewFeatures(self._image_features(pixels, extras))
+        features, attention = self._class_attention(pixels, extras)
+        return ViewFeatures(features, class_attention=attention)

@@ -17,6 +17,7 @@ from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes, ViewTokens
 from semclip_eval.models.transformers import dummy
+from semclip_eval.models.transformers.class_attention import class_token_attention
 from semclip_eval.models.transformers.features import ViewFeatures, pixel_keys
 from semclip_eval.models.transformers.layout import grid, padded_square, placeless, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersVLM, Views
@@ -154,23 +155,15 @@ class Llava15(TransformersVLM):
         return torch.cat(chosen, dim=-1), outputs.last_hidden_state, attention
 
     def _class_attention(self, states: torch.Tensor) -> torch.Tensor:
-        """Attention of the class token to the visual tokens, mean over heads, from the second last layer's input.
+        """The class token's attention from the second last layer's input: (views, tokens per view).
 
-        What `outputs.attentions[-2][:, :, 0].mean(1)` is with eager attention, without the full matrices: FasterVLM's
-        (arXiv 2412.01818) score of a token. Float32 (views, tokens per view); a class token that is a visual token
-        itself has its own weight.
+        A class token that is a visual token itself has its own weight.
         """
         if self.tokens_per_view == self.side**2 and not self.drops_first:
             raise ConfigError(
                 f"model={self.name}: its vision tower has no class token, so there is no class_attention."
             )
-        layer = self.vision_tower.encoder.layers[-2]
-        states = layer.layer_norm1(states)
-        heads, size = layer.self_attn.num_heads, layer.self_attn.head_dim
-        query = layer.self_attn.q_proj(states[:, 0]).unflatten(-1, (heads, size))
-        key = layer.self_attn.k_proj(states).unflatten(-1, (heads, size))
-        scores = torch.einsum("vhd,vthd->vht", query, key).float() * layer.self_attn.scale
-        attention = torch.softmax(scores, dim=-1).mean(dim=1)
+        attention = class_token_attention(self.vision_tower.encoder.layers[-2], states)
         return attention[:, 1:] if self.drops_first else attention
 
     def _project(self, selected: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from semclip_eval.errors import ModelError
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
+from semclip_eval.models.transformers.class_attention import class_token_attention, layer_input
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, placeless, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views
@@ -44,6 +45,7 @@ class LlavaNext(DynamicResolutionVLM):
 
     model_type = "llava_next"
     conversations = ("vicuna_v1",)
+    capabilities = DynamicResolutionVLM.capabilities | {"class_attention"}
     smaller_views = ", a smaller model.max_tiles"
 
     def _dummy_image_processor(self, config: Any) -> Any:
@@ -112,3 +114,22 @@ class LlavaNext(DynamicResolutionVLM):
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         outputs = self.model.model.get_image_features(pixel_values, extras["image_sizes"])
         return torch.cat(list(outputs.pooler_output))
+
+    def _class_attention(
+        self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weights lie as the features do: packed by the model itself, a newline token has none."""
+        tower = self.model.model.vision_tower
+        layer = getattr(tower, "vision_model", tower).encoder.layers[-2]
+        with layer_input(layer) as states:
+            features = self._image_features(pixel_values, extras)
+        weights = class_token_attention(layer, states[0])[..., None]
+        strategy = self.model.config.vision_feature_select_strategy
+        if strategy == "default":
+            weights = weights[:, 1:]
+        sizes = extras["image_sizes"]
+        tiles = [canvas_tiles(height, width, self.canvases, self.tile) for height, width in sizes.tolist()]
+        packed, _ = self.model.model.pack_image_features(
+            list(weights.split(tiles)), sizes, strategy, weights.new_zeros(1)
+        )
+        return features, torch.cat(list(packed))[:, 0]

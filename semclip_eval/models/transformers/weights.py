@@ -15,7 +15,7 @@ from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.hub import offline_if_unreachable
 from semclip_eval.models.transformers.memory import GIB, memory_remedies, out_of_memory
-from semclip_eval.paths import model_folder
+from semclip_eval.places import model_folder
 
 # Never .bin or .py: weights only as safetensors, no code from a checkpoint.
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
