@@ -6,15 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from semclip_eval.devices import detected_profile
 from semclip_eval.errors import ConfigError
 from semclip_eval.paths import config_folder
-
-
-def detected_profile() -> str:
-    """`full` where there is a CUDA device, `mini` where there is none."""
-    import torch
-
-    return "full" if torch.cuda.is_available() else "mini"
 
 
 def compose(

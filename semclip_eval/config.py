@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from semclip_eval.answers.replay import REVISION_MARK
+from semclip_eval.devices import settled_device
 from semclip_eval.errors import ConfigError
 from semclip_eval.modes import UNUSED_KEYS, identity_of
 from semclip_eval.places import MINI
@@ -109,20 +110,6 @@ def _folder_name(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     return os.path.expanduser(value) if isinstance(value, str) else value
-
-
-def settled_device(device: str) -> str:
-    """`cpu`, `cuda` or `cuda:N` for a `run.device`; ConfigError for one that this machine has not."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = str(device).partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
-        raise ConfigError(f"run.device={device}: must be auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"run.device={device}: this machine has {torch.cuda.device_count()} CUDA devices.")
-    return str(device)
 
 
 def run_id(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from semclip_eval.components import did_you_mean
 from semclip_eval.credentials import refuse_in_arguments
+from semclip_eval.devices import detected_profile
 from semclip_eval.errors import ConfigError
 from semclip_eval.listing import GROUPS
 from semclip_eval.outcomes import Outcomes, SweepFolder
@@ -161,20 +162,13 @@ def _with_profile(arguments: list[str]) -> list[str]:
     if _asked_profile(arguments) is None:
         if any(argument in ("--info", "-i", "--hydra-help", "--version") for argument in arguments):
             return list(arguments)
-        return [*arguments, f"profile={_detected_profile()}"]
+        return [*arguments, f"profile={detected_profile()}"]
     return [
-        re.sub(r"(?<=[=,])auto(?=,|$)", lambda _: _detected_profile(), argument)
+        re.sub(r"(?<=[=,])auto(?=,|$)", lambda _: detected_profile(), argument)
         if argument.startswith("profile=")
         else argument
         for argument in arguments
     ]
-
-
-def _detected_profile() -> str:
-    """`full` where there is a CUDA device, `mini` where there is none."""
-    import torch
-
-    return "full" if torch.cuda.is_available() else "mini"
 
 
 def explain(error: Exception) -> str:

@@ -115,7 +115,7 @@ def test_a_sweep_goes_on_after_a_failed_job(capsys, tmp_path):
 
 @pytest.mark.parametrize(("found", "said"), [("mini", "no CUDA device"), ("full", "there is a CUDA device")])
 def test_without_a_profile_the_first_line_says_what_was_found(found, said, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("semclip_eval.launch._detected_profile", lambda: found)
+    monkeypatch.setattr("semclip_eval.launch.detected_profile", lambda: found)
     arguments = ["selector=no_crop", "run.limit=2", f"run.output_dir={tmp_path}", "benchmark.path=/no/such/folder"]
     for profile in ([], ["profile=auto"]):
         code, _, err = run([*arguments, *profile], capsys)

@@ -12,19 +12,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import open_clip
-import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from semclip_eval.checks import first_line
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ModelError
 from semclip_eval.hub import offline_if_unreachable
+from semclip_eval.lazy import library
 from semclip_eval.places import psi_model
 from semclip_eval.relevance.trained import is_trained, load_trained, read_provenance, revision_of
+
+if TYPE_CHECKING:
+    import open_clip
+    import torch
+else:
+    open_clip, torch = library("open_clip"), library("torch")
 
 LOCAL_DIR = "local-dir:"
 DUMMY_SEED = 0
@@ -252,8 +256,9 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
     settings = dict(open_clip.get_model_preprocess_cfg(model))
     if settings["resize_mode"] == "shortest":
         settings["resize_mode"] = resize_mode
-    preprocess = image_transform_v2(PreprocessCfg(**settings), is_train=False)
-    stretch = image_transform_v2(PreprocessCfg(**{**settings, "resize_mode": "squash"}), is_train=False)
+    transform, config = open_clip.transform.image_transform_v2, open_clip.transform.PreprocessCfg
+    preprocess = transform(config(**settings), is_train=False)
+    stretch = transform(config(**{**settings, "resize_mode": "squash"}), is_train=False)
     return LoadedClip(model.eval(), preprocess, stretch, tokenizer, int(tokenizer.context_length))
 
 

@@ -10,12 +10,17 @@ ClearCLIP (mc-lan/ClearCLIP, `transformer.py`) changes the last block instead.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image, ImageDraw
 
 from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.lazy import library
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 # `auto` takes the first of its pooling.
 RECIPES_OF_POOLING = {"avg": ("tokens", "value", "clear", "sclip"), "tok": ("clear", "value", "sclip", "tokens")}

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from semclip_eval.lazy import library
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 
 def class_token_attention(layer: Any, states: torch.Tensor) -> torch.Tensor:

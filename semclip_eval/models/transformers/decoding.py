@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from semclip_eval.lazy import library, without_gradients
 from semclip_eval.models.base import VLM, ModelInputs
 from semclip_eval.types import Answer
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 
 @dataclass
@@ -39,7 +43,7 @@ class CachedDecoder(VLM):
     stop_ids: list[int]
     is_sharded: bool = False
 
-    @torch.inference_mode()
+    @without_gradients
     def decode(self, batch: Sequence[ModelInputs], state: PrefillState, ignore_end_token: bool = False) -> list[Answer]:
         """See `VLM.decode`. Raises ValueError for a state that was decoded before."""
         if state.cache is None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from semclip_eval.errors import ModelError
+from semclip_eval.lazy import library, without_gradients
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import ViewTokens
 from semclip_eval.models.transformers.features import ViewFeatures, view_key
 from semclip_eval.models.transformers.transformers_vlm import TransformersVLM
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 
 class DynamicResolutionVLM(TransformersVLM):
@@ -38,7 +43,7 @@ class DynamicResolutionVLM(TransformersVLM):
         """`_image_features`, and the class token's attention (visual tokens), float32: where a family can tell it."""
         raise NotImplementedError
 
-    @torch.inference_mode()
+    @without_gradients
     def encode(self, batch: Sequence[ModelInputs]) -> list[list[ViewTokens]]:
         """For each question its views' tokens: (visual tokens, hidden size of the language model) each.
 

@@ -10,16 +10,20 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from semclip_eval.checks import first_line, require_member
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
+from semclip_eval.lazy import library, without_gradients
 from semclip_eval.models.base import VLM, ModelInputs
 from semclip_eval.models.transformers import weights
 from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
 from semclip_eval.types import Answer, Request
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 # Names under which transformers' configs and processors keep the id of the token that stands for an image's features.
@@ -287,7 +291,7 @@ class GenericTransformers(VLM):
             inputs[name] = value.to(self.model.device)
         return inputs
 
-    @torch.inference_mode()
+    @without_gradients
     def _losses(self, prepared: ModelInputs) -> tuple[float, ...]:
         """Mean cross-entropy of each option's tokens: the prompt with each option behind it, right-padded."""
         counts = [len(ids) for ids in prepared.continuation_ids]
@@ -306,7 +310,7 @@ class GenericTransformers(VLM):
         )  # (options, longest)
         return tuple(float(losses[line, :count].mean()) for line, count in enumerate(counts))
 
-    @torch.inference_mode()
+    @without_gradients
     def _generate(
         self, prepared: ModelInputs, streamer: FirstToken, ignore_end_token: bool, result: dict[str, Any]
     ) -> None:
@@ -343,7 +347,7 @@ class GenericTransformers(VLM):
         """See `VLM.answer_entropy`."""
         return [float(torch.distributions.Categorical(logits=self._last_logits(each)).entropy()) for each in batch]
 
-    @torch.inference_mode()
+    @without_gradients
     def _last_logits(self, prepared: ModelInputs) -> torch.Tensor:
         logits: torch.Tensor = self.model(**self._inputs(prepared), use_cache=False).logits[0, -1].float()
         return logits

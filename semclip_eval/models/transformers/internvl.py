@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ModelError
+from semclip_eval.lazy import library
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views
 from semclip_eval.models.transformers.views import require_rgb
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 # preprocessor_config.json of OpenGVLab/InternVL3-8B-hf: ImageNet's mean and deviation.
 IMAGE_MEAN = [0.485, 0.456, 0.406]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.lazy import library, without_gradients
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes, ViewTokens
 from semclip_eval.models.transformers import dummy
@@ -22,6 +22,11 @@ from semclip_eval.models.transformers.features import ViewFeatures, pixel_keys
 from semclip_eval.models.transformers.layout import grid, padded_square, placeless, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersVLM, Views
 from semclip_eval.models.transformers.views import preprocess
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 
 class Llava15(TransformersVLM):
@@ -71,7 +76,7 @@ class Llava15(TransformersVLM):
         tower = self.model.model.vision_tower
         return getattr(tower, "vision_model", tower)
 
-    @torch.inference_mode()
+    @without_gradients
     def embed_views(
         self, images: Sequence[Image.Image], head: Callable[[torch.Tensor], torch.Tensor], space: str
     ) -> torch.Tensor:
@@ -89,7 +94,7 @@ class Llava15(TransformersVLM):
                 self.features.put(key, ViewFeatures(features.clone(), embedding.clone(), space))
         return torch.stack([found for key in keys if (found := self.features.embedding(key, space)) is not None])
 
-    @torch.inference_mode()
+    @without_gradients
     def encode(self, batch: Sequence[ModelInputs]) -> list[list[ViewTokens]]:
         """For each question its views' tokens: (tokens per view, hidden size of the language model) each.
 

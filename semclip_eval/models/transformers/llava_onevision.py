@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
 from semclip_eval.checks import require_member
 from semclip_eval.errors import ModelError
+from semclip_eval.lazy import library
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
@@ -23,6 +23,11 @@ from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, padded_square, placeless, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views
 from semclip_eval.models.transformers.views import require_rgb
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 TILES = ("single_view", "every_view")
 

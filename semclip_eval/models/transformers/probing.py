@@ -10,9 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from semclip_eval.lazy import library
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
+
 
 NAME = "semclip_eval_probe"
 

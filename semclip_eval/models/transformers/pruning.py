@@ -9,13 +9,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from semclip_eval.errors import QuestionError
+from semclip_eval.lazy import library
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import ViewTokens
 from semclip_eval.types import Kept
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 POSITIONS = ("kept", "renumbered")
 

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.lazy import library
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersConfig, Views
 from semclip_eval.models.transformers.views import require_rgb
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 # preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct.
 PUBLISHED_MIN_PIXELS = 56 * 56

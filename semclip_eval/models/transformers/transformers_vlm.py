@@ -10,13 +10,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from PIL import Image
 
 from semclip_eval.checks import require_member, whole_number
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
+from semclip_eval.lazy import library, without_gradients
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
 from semclip_eval.models.transformers import dummy, weights
@@ -27,6 +27,11 @@ from semclip_eval.models.transformers.probing import Probe, last_layers, probing
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.models.transformers.pruning import pruned
 from semclip_eval.types import Kept, Request
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = library("torch")
 
 LOAD_FORMATS = ("auto", "dummy")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -343,7 +348,7 @@ class TransformersVLM(CachedDecoder):
             f"tokens of {self.name}'s context; use fewer crops{self.smaller_views} or a shorter answer"
         )
 
-    @torch.inference_mode()
+    @without_gradients
     def prefill(self, batch: Sequence[ModelInputs], features: Sequence[Sequence[ViewTokens]]) -> PrefillState:
         """One forward over the left-padded prompts; `features` as `encode` returned them for the same batch."""
         return self._prefill(batch, _joined(features))
@@ -386,13 +391,13 @@ class TransformersVLM(CachedDecoder):
         chosen = logits.gather(1, torch.tensor(pairs, device=logits.device))
         return [float(value) for value in torch.softmax(chosen, dim=-1)[:, 0]]
 
-    @torch.inference_mode()
+    @without_gradients
     def answer_entropy(self, batch: Sequence[ModelInputs]) -> list[float]:
         """See `VLM.answer_entropy`."""
         logits = self.prefill(batch, self.encode(batch)).logits.float()
         return [float(value) for value in torch.distributions.Categorical(logits=logits).entropy()]
 
-    @torch.inference_mode()
+    @without_gradients
     def attention_rows(self, batch: Sequence[ModelInputs], layers: Sequence[int], query: Query) -> list[AttentionRows]:
         """See `VLM.attention_rows`."""
         require_member("query", query, QUERIES)
@@ -461,7 +466,7 @@ class TransformersVLM(CachedDecoder):
             features=gradients[-1].float().cpu() if features else None,
         )
 
-    @torch.inference_mode()
+    @without_gradients
     def value_vectors(self, batch: Sequence[ModelInputs], layers: Sequence[int]) -> list[Values]:
         """See `VLM.value_vectors`."""
         numbers = self._layer_numbers(layers)
