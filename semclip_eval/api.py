@@ -153,7 +153,8 @@ def ask(
     text = answer.text if answer.option_losses is None else None
     if score.choice is not None:
         text = benchmark.question.options[score.choice]
-    scores = selection.candidate_relevance or (None,) * len(item.selection_input.candidates)
+    candidates = item.selection_input.offered_candidates
+    scores = selection.candidate_relevance or (None,) * len(candidates)
     return Reply(
         answer=text if score.status == "ok" else None,
         status=score.status,
@@ -162,7 +163,7 @@ def ask(
         option_losses=answer.option_losses,
         views=selection.views,
         images=tuple(view.pixels(picture) for view in selection.views),
-        candidates=tuple(zip(item.selection_input.candidates, scores, strict=True)),
+        candidates=tuple(zip(candidates, scores, strict=True)),
         visual_tokens=answer.visual_tokens if prepared is None else prepared.visual_tokens,
         text_tokens=answer.text_tokens if prepared is None else prepared.text_tokens,
         forwards=selection.cost.forwards,

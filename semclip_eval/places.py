@@ -58,13 +58,15 @@ def data_folder(path: str) -> Path:
         ) from error
 
 
-def hub_folder(hub_id: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str]:
+def hub_folder(hub_id: str | None, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str]:
     """A local snapshot of the matching files of a Hub dataset repository, and the commit it is of.
 
     Without a revision it is the newest commit, or the newest one in the cache. Downloads once; afterwards, and with
     HF_HUB_OFFLINE=1, the cache serves. Raises DataError with the remedy where the Hub cannot be reached or has no such
     repository or revision.
     """
+    if not hub_id:
+        raise ConfigError("benchmark.path=null: this benchmark has no Hub repository; give benchmark.path=FOLDER.")
     from huggingface_hub import snapshot_download
 
     with offline_if_unreachable() as reason:

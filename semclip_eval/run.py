@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,19 @@ from semclip_eval.answers.recording import Item, as_recorded
 from semclip_eval.answers.sources import Asker
 from semclip_eval.console import Progress, notice, warn
 from semclip_eval.environment import describe
-from semclip_eval.errors import ConfigError, DataError, RunFailed
+from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalError
 from semclip_eval.measure.stages import reset_peak_memory
 from semclip_eval.modes import Mode, mode_of
 from semclip_eval.plan import Plan, make_plan
-from semclip_eval.results.records import Record, SampleWriter, lock, read_samples, rewrite_samples, write_atomically
+from semclip_eval.results.records import (
+    SAMPLES,
+    Record,
+    SampleWriter,
+    lock,
+    read_samples,
+    rewrite_samples,
+    write_atomically,
+)
 from semclip_eval.results.sessions import add_earlier_sessions, begin_session, write_environment
 from semclip_eval.results.summary import (
     SUMMARY,
@@ -55,11 +63,24 @@ def execute(config: Mapping[str, Any]) -> Path:
         if _finished(plan):
             notice(f"This run is finished already; nothing is asked again: {plan.folder}")
         else:
-            _ask_what_is_left(plan)
+            with _nothing_left_of_a_refusal(plan.folder):
+                _ask_what_is_left(plan)
         write_roll_up(Path(plan.run.output_dir))
         run_table(plan.folder)
     _judge(plan)
     return plan.folder
+
+
+@contextmanager
+def _nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
+    """A run that is refused before its first record leaves no files that look like one that began."""
+    try:
+        yield
+    except SemclipEvalError:
+        if not read_samples(folder):
+            for name in (SAMPLES, "config.yaml", "environment.json"):
+                (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def _finished(plan: Plan) -> bool:

@@ -86,6 +86,72 @@ def test_a_budget_of_the_config_is_kept_and_the_psi_scores(workplace, capsys):
     assert all(name in listed for name in SELECTORS)
 
 
+def test_a_model_without_transformers_answers_both_protocols(workplace, capsys):
+    arguments = ["--config-dir", "my_configs", "profile=mini", "model=shortest", "selector=no_crop", "run.limit=6"]
+    for protocol in ("likelihood", "letter"):
+        assert cli.main([*arguments, f"benchmark.protocol={protocol}", "run.output_dir=out"]) == 0
+    for path in (workplace / "out").glob("mini/vstar/shortest/no_crop/*/samples.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            if record["option_losses"] is None:
+                assert record["answer"] == "A"
+            else:
+                lengths = [len(option) for option in record["options"]]
+                shortest = min(lengths)
+                assert record["choice"] == (lengths.index(shortest) if lengths.count(shortest) == 1 else None)
+
+
+def test_candidates_that_are_not_declared_cannot_be_used(workplace, capsys):
+    import my_components
+
+    class Forgetful(my_components.LastCrop):
+        needs = frozenset()
+
+    my_components.Forgetful = Forgetful
+    (workplace / "my_configs" / "selector" / "forgetful.yaml").write_text(
+        "_target_: my_components.Forgetful\nname: forgetful\ndescription: forgets to say what it needs\n"
+    )
+    arguments = ["--config-dir", "my_configs", "profile=mini", "run.limit=4", "run.output_dir=out"]
+    assert cli.main([*arguments, "selector=forgetful"]) == 2
+    error = capsys.readouterr().err
+    assert "candidates" in error
+    assert "needs" in error
+    assert not list((workplace / "out").rglob("config.yaml")), "a refusal leaves nothing that looks like a run"
+
+
+@pytest.mark.parametrize(("method", "words"), [("select", "0 selections"), ("prune", "0 results")])
+def test_one_result_for_each_question_is_required(workplace, capsys, method, words):
+    import my_components
+
+    class Silent(my_components.BestRegion):
+        pass
+
+    setattr(Silent, method, lambda self, inputs, tools: [])
+    my_components.Silent = Silent
+    (workplace / "my_configs" / "selector" / "silent.yaml").write_text(
+        "_target_: my_components.Silent\nname: silent\ndescription: gives nothing\n"
+    )
+    arguments = ["--config-dir", "my_configs", "profile=mini", "run.limit=4", "run.output_dir=out"]
+    assert cli.main([*arguments, "selector=silent"]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_question_keeps_at_least_one_token(workplace, capsys):
+    import my_components
+
+    class Empty(my_components.BestRegion):
+        def prune(self, inputs, tools):
+            return [my_components.Kept(((),)) for _ in inputs]
+
+    my_components.Empty = Empty
+    (workplace / "my_configs" / "selector" / "empty.yaml").write_text(
+        "_target_: my_components.Empty\nname: empty\ndescription: keeps nothing\n"
+    )
+    arguments = ["--config-dir", "my_configs", "profile=mini", "run.limit=4", "run.output_dir=out"]
+    assert cli.main([*arguments, "selector=empty"]) == 1
+    assert all("visual tokens" in record["error"]["message"] for record in records(workplace, "empty"))
+
+
 def save_small_vip_llava(folder: Path) -> Path:
     """Random weights in ViP-LLaVA's layout, the tokenizer and files of `llava_small`."""
     from transformers import CLIPVisionConfig, LlamaConfig, VipLlavaConfig, VipLlavaForConditionalGeneration

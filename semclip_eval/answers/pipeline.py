@@ -17,12 +17,12 @@ from semclip_eval.answers.offers import BenchmarkImages, TruthJudge
 from semclip_eval.answers.recording import Item, record_of
 from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.config import RunConfig
-from semclip_eval.errors import SemclipEvalError
+from semclip_eval.errors import ConfigError, QuestionError, SemclipEvalError
 from semclip_eval.measure.stages import StageClock
 from semclip_eval.modes import mode_of
 from semclip_eval.relevance.base import Relevance, psi_text
 from semclip_eval.results.records import Record
-from semclip_eval.selectors.base import PruneInput, SelectionInput, Selector, selection_input
+from semclip_eval.selectors.base import PruneInput, SelectionInput, Selector, Undeclared, selection_input
 from semclip_eval.selectors.tools import VLM_NEEDS, SelectorVLM, Tools
 from semclip_eval.types import Box, Cost, Question, Request
 
@@ -127,13 +127,16 @@ class Pipeline:
         if self._judge is not None:
             self._judge.begin([(item.question, _present(item.prompt)) for item in items])
         selections = self.selector.select(inputs, self.tools)
+        self._require_as_many("select", "selections", selections, inputs)
         for item, given, selection in zip(items, inputs, selections, strict=True):
             cost = facade.cost(item.question.id) if facade is not None else Cost()
             item.selection_input, item.selection = given, dataclasses.replace(selection, cost=cost)
 
     def _selection_input(self, item: Item) -> SelectionInput:
         image = _present(item.image)
-        candidates = self.crops.candidates(image.width, image.height) if self.crops else ()
+        candidates: tuple[Box, ...] = Undeclared()
+        if "candidates" in self.selector.needs and self.crops is not None:
+            candidates = self.crops.candidates(image.width, image.height)
         text = psi_text(item.question, self.psi_reads)
         item.prompt = self.benchmark.prompt(item.question)
         given = selection_input(self.selector, item.question, image, text, candidates, self.run.seed, item.prompt.text)
@@ -185,10 +188,20 @@ class Pipeline:
             for item, tokens in zip(items, features, strict=True)
         ]
         kept = self.selector.prune(inputs, self.tools)
+        self._require_as_many("prune", "results", kept, inputs)
+        if any(choice is not None and not any(choice.indices) for choice in kept):
+            raise QuestionError(f"selector={self.selector.name}: keeps none of the question's visual tokens.")
         batch, features = self.vlm.prune(batch, features, kept)
         for item, prepared, choice in zip(items, batch, kept, strict=True):
             item.pruned, item.kept = prepared, choice
         return batch, features
+
+    def _require_as_many(self, method: str, what: str, given: Sequence[object], inputs: Sequence[object]) -> None:
+        if len(given) != len(inputs):
+            raise ConfigError(
+                f"selector={self.selector.name}: `{method}` gave {len(given)} {what} for {len(inputs)} questions; it "
+                "must give one for each, in the same order."
+            )
 
     def _stage(self, name: str) -> AbstractContextManager[None]:
         """The clock around a stage that the model has; what it has not is not measured rather than zero."""

@@ -182,7 +182,7 @@ def _candidates(item: Item) -> list[dict[str, Any]] | None:
     """Every candidate crop with ψ's score, row by row; None where the question never reached the selector."""
     if item.selection_input is None or item.selection is None:
         return None
-    boxes, scores = item.selection_input.candidates, item.selection.candidate_relevance
+    boxes, scores = item.selection_input.offered_candidates, item.selection.candidate_relevance
     rows = itertools.zip_longest(boxes, scores[: len(boxes)])
     return [{"box": list(box), "psi": _rounded(score)} for box, score in rows]
 

@@ -24,6 +24,7 @@ from semclip_eval.errors import ConfigError, NotApplicable
 from semclip_eval.measure.stages import peak_memory_mib
 from semclip_eval.models.insight import CAPABILITIES
 from semclip_eval.modes import mode_of
+from semclip_eval.relevance.base import check_psi_text
 from semclip_eval.results.records import Record
 from semclip_eval.selectors.base import Selector
 from semclip_eval.selectors.tools import NEEDS
@@ -187,6 +188,8 @@ class LiveSource(Source):
                 raise ConfigError(
                     f"{group}=null: selector={selector.name} needs this section; choose one with {group}=NAME."
                 )
+        if "psi" in selector.needs:
+            check_psi_text(config["psi"].get("text", "question"))
         check_capabilities(selector, component_class("model", config["model"]), str(config["model"].get("name")))
         if "candidates" in selector.needs:
             selector.check_candidates(len(build("crops", config["crops"]).candidates(LARGE_SIDE, LARGE_SIDE)))

@@ -10,6 +10,7 @@ import random
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any, Self
 
 from semclip_eval.errors import ConfigError
 from semclip_eval.scoring.metrics import Metric
@@ -41,8 +42,11 @@ class Benchmark(ABC):
     breakdowns: tuple[str, ...] = ()
     keeps_clusters_together: bool = False
 
-    def __init__(self) -> None:
-        self.notices = []
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
+        # Here and not in __init__, so that a subclass need not call that.
+        benchmark = super().__new__(cls)
+        benchmark.notices = []
+        return benchmark
 
     @abstractmethod
     def questions(self) -> list[Question]:

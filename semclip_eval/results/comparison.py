@@ -270,6 +270,8 @@ def render(comparison: Comparison, console: Console) -> None:
     """Print the comparison: a table with a row for each run, then some of the questions on which they part."""
     from rich.table import Table
 
+    from semclip_eval.stacked import Stacked
+
     runs = [comparison.reference, *(pair.other for pair in comparison.pairs)]
     reference, *names = _names(runs)
     row = comparison.reference.row
@@ -292,7 +294,7 @@ def render(comparison: Comparison, console: Console) -> None:
             "-" if pair.p is None else f"{pair.p:.3f}" if pair.p >= 0.001 else f"{pair.p:.1e}",
             "" if pair.visual_tokens_ratio is None else f"×{pair.visual_tokens_ratio:.2f}",
         )
-    console.print(table)
+    console.print(Stacked(table))
     for name, pair in zip(names, comparison.pairs, strict=True):
         if pair.n_left_out:
             console.print(f"{name}: {pair.n_left_out} questions left out of both, an error in one of them")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,20 @@ def show_question(record: Mapping[str, Any]) -> None:
         out.print(f"answer: {json.dumps(record['answer'], ensure_ascii=False)}", highlight=False)
     tokens = "tokens unknown"
     if record["visual_tokens"] is not None:
-        tokens = f"{record['visual_tokens']} visual + {record['text_tokens']} text tokens"
+        encoded = record.get("encoded_tokens")
+        of = f" of {encoded}" if encoded not in (None, record["visual_tokens"]) else ""
+        tokens = f"{record['visual_tokens']}{of} visual + {record['text_tokens']} text tokens"
     value = "not scored" if record["score"] is None else f"score {record['score']:g}"
     reason = f" ({record['reason']})" if record["reason"] else ""
     out.print(f"{record['status']}, {value}{reason}; {tokens}", highlight=False)
+    cost = record.get("cost") or {}
+    if any(cost.values()):
+        spent = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in cost.items() if value)
+        out.print(f"the choice cost of the VLM: {spent}", highlight=False)
+    if record.get("trace"):
+        kinds = Counter(step["kind"] for step in record["trace"])
+        steps = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+        out.print(f"looked at on the way (samples.jsonl, `trace`): {steps}", highlight=False)
     if record["latency_ms"]:
         stages = ", ".join(f"{name} {value:.1f}" for name, value in record["latency_ms"].items())
         out.print(f"ms: {stages}", highlight=False)

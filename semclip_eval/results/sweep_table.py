@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from semclip_eval.console import percent
+from semclip_eval.files import read_text
 from semclip_eval.results.summary import read_categories, read_summary
 from semclip_eval.results.table import accuracy_cell, number_cell
+from semclip_eval.stacked import Stacked
 
 # With more categories than this a row would not fit a terminal.
 MOST_CATEGORIES = 3
@@ -20,6 +24,10 @@ FAILED = "failed"
 NOT_APPLICABLE = "n/a"
 ORACLE = " *"
 ORACLE_NOTE = "* sees the annotated boxes: an upper bound, not a method"
+
+# What tells two runs apart in a table without a word on their settings.
+SHOWN_NAMES = ("benchmark", "model", "protocol", "crops", "selector")
+CARRIED_OUT = ("run.output_dir", "run.num_workers", "run.resume", "run.retry_errors")
 
 Row = Mapping[str, str]
 
@@ -57,11 +65,44 @@ def sweep_tables(jobs: Sequence[Path | Failure], title: str) -> list[Group]:
 
     One table for a single benchmark; for several a grouped one and, where no cell of it would hold two runs, a matrix.
     """
-    rows = [job.row if isinstance(job, Failure) else read_summary(job) for job in jobs]
+    rows = _told_apart(jobs, [job.row if isinstance(job, Failure) else read_summary(job) for job in jobs])
     if len({row["benchmark"] for row in rows}) <= 1:
         return [_single(jobs, rows, title)]
     matrix = _matrix(rows)
     return [_grouped(rows, title), *([matrix] if matrix is not None else [])]
+
+
+def _told_apart(jobs: Sequence[Path | Failure], rows: Sequence[Row]) -> list[Row]:
+    """The rows with `setting`: where several have the same names, the keys of their configs in which they differ."""
+    groups: dict[tuple[str | None, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(tuple(row.get(name) for name in SHOWN_NAMES), []).append(number)
+    named = [dict(row) for row in rows]
+    for places in groups.values():
+        configs = {place: _config(job) for place in places if isinstance(job := jobs[place], Path)}
+        differing = [
+            key
+            for key in dict.fromkeys(key for config in configs.values() for key in config)
+            if len({config.get(key) for config in configs.values()}) > 1
+        ]
+        for place, config in configs.items():
+            named[place]["setting"] = "\n".join(f"  {key}={config[key]}" for key in differing if key in config)
+    return list(named)
+
+
+def _config(folder: Path) -> dict[str, str]:
+    """The values of a run's config by dotted key, but for where it lies and how it was carried out."""
+    flat: dict[str, str] = {}
+
+    def add(section: Mapping[str, Any], prefix: str) -> None:
+        for key, value in section.items():
+            if isinstance(value, Mapping):
+                add(value, f"{prefix}{key}.")
+            elif f"{prefix}{key}" not in CARRIED_OUT:
+                flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+
+    add(yaml.safe_load(read_text(folder / "config.yaml")), "")
+    return flat
 
 
 def _single(jobs: Sequence[Path | Failure], rows: Sequence[Row], title: str) -> Group:
@@ -102,7 +143,7 @@ def _single(jobs: Sequence[Path | Failure], rows: Sequence[Row], title: str) -> 
             *(percent(by_category[job][name]) for name in categories),
             *_costs(row, looks),
         )
-    return _under(_titled(title, rows, shared), table, rows)
+    return _under(_titled(title, rows, shared), table, rows, keys=len(own) + 1)
 
 
 def _grouped(rows: Sequence[Row], title: str) -> Group:
@@ -133,7 +174,7 @@ def _grouped(rows: Sequence[Row], title: str) -> Group:
                 else:
                     cells += [Text(""), _outcome(row)]
             table.add_row(*cells)
-    return _under(_titled(title, rows, shared), table, rows)
+    return _under(_titled(title, rows, shared), table, rows, keys=3 if crops else 2)
 
 
 def _matrix(rows: Sequence[Row]) -> Group | None:
@@ -160,7 +201,7 @@ def _matrix(rows: Sequence[Row]) -> Group | None:
         table.add_column(Text(name), justify="right", no_wrap=True)
     for names, line in cells.items():
         table.add_row(*map(Text, names), *(line.get(selector, "") for selector in selectors))
-    return _under("Accuracy % · visual tokens a question", table, ())
+    return _under("Accuracy % · visual tokens a question", table, (), keys=1 + len(own))
 
 
 def _outcome(row: Row) -> Text:
@@ -171,10 +212,15 @@ def _table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def _under(title: str, table: Table, rows: Sequence[Row]) -> Group:
-    """Title, table and the note on oracles; rich's own titles would be broken at the width of the table."""
+def _under(title: str, table: Table, rows: Sequence[Row], keys: int) -> Group:
+    """Title, table and the note on oracles; rich's own titles would be broken at the width of the table.
+
+    keys: how many of the first columns name a row.
+    """
     oracle = any(row.get("uses_truth") == "true" for row in rows)
-    return Group(Text(title, style="bold"), table, *([Text(ORACLE_NOTE, style="italic dim")] if oracle else []))
+    return Group(
+        Text(title, style="bold"), Stacked(table, keys), *([Text(ORACLE_NOTE, style="italic dim")] if oracle else [])
+    )
 
 
 def _titled(title: str, rows: Sequence[Row], shared: Sequence[str]) -> str:
@@ -187,7 +233,8 @@ def _titled(title: str, rows: Sequence[Row], shared: Sequence[str]) -> str:
 
 
 def _selector(row: Row) -> str:
-    return row["selector"] + (ORACLE if row.get("uses_truth") == "true" else "")
+    mark = ORACLE if row.get("uses_truth") == "true" else ""
+    return "\n".join(part for part in (row["selector"] + mark, row.get("setting")) if part)
 
 
 def _costs(row: Row, looks: bool = False) -> tuple[str, str, str]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from semclip_eval.answers.replay import REVISION_MARK
 from semclip_eval.console import out, percent
 from semclip_eval.results.summary import CATEGORIES, metric_columns, read_rows, read_summary
+from semclip_eval.stacked import Stacked
 
 # A breakdown with more values than this stays in categories.csv.
 MOST_VALUES = 12
@@ -33,11 +34,13 @@ def run_table(folder: Path) -> None:
     accuracy = _accuracy_columns(all_rows)
     whole = _table(groups, accuracy | {_heading(name, all_rows): _measure_cells(name, all_rows) for name in measures})
     if not measures or _fits(whole):
-        out.print(whole)
+        out.print(Stacked(whole))
     else:
-        out.print(_table(groups, accuracy))
+        out.print(Stacked(_table(groups, accuracy)))
         out.print()
-        out.print(_table(groups, {_heading(name, all_rows): _measure_cells(name, all_rows) for name in measures}))
+        out.print(
+            Stacked(_table(groups, {_heading(name, all_rows): _measure_cells(name, all_rows) for name in measures}))
+        )
     for name, lines in groups.items():
         if not _shown(name, lines):
             out.print(Text(f"by {name}: {len(lines)} values, in {CATEGORIES}", style="dim"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from PIL import Image
 
@@ -16,6 +16,20 @@ from semclip_eval.types import Box, Kept, Prompt, Question, Request, Selection, 
 
 if TYPE_CHECKING:
     from semclip_eval.models.insight import TokenBoxes, ViewTokens
+
+
+class Undeclared(tuple[Box, ...]):
+    """The candidates of a selector that does not name them in its `needs`: to use them is a ConfigError.
+
+    An empty tuple would let it go on and choose from nothing, without a word.
+    """
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise ConfigError("the selector uses `candidates` and does not name them in its `needs`.")
+
+    __iter__ = __len__ = __getitem__ = __contains__ = __add__ = _refuse
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,11 @@ class SelectionInput:
     target_boxes: tuple[Box, ...] | None
     seed: int
     instruction: str = ""
+
+    @property
+    def offered_candidates(self) -> tuple[Box, ...]:
+        """The candidates for a record of the choice: none where the selector did not ask for any."""
+        return () if isinstance(self.candidates, Undeclared) else self.candidates
 
     def request(
         self,
