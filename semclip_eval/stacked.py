@@ -47,8 +47,15 @@ class Stacked:
 def _of(table: Table, columns: Sequence[Column]) -> Table:
     """The same table with some of its columns."""
     part = copy(table)
-    part.columns = list(columns)
+    part.columns = [_at(place, column) for place, column in enumerate(columns)]
     return part
+
+
+def _at(place: int, column: Column) -> Column:
+    """The column as the one in that place: rich pads the first and the last one in their own way."""
+    moved = copy(column)
+    moved._index = place
+    return moved
 
 
 def _fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
@@ -57,7 +64,7 @@ def _fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
     widths = []
     for column in table.columns:
         alone = Table(box=None, show_header=table.show_header, pad_edge=False, padding=0)
-        alone.columns = [column]
+        alone.columns = [_at(0, column)]
         measured = Measurement.get(console, wide, alone)
         widths.append(measured.maximum if column.no_wrap else measured.minimum)
     return sum(widths) + GAP * (len(widths) - 1) <= options.max_width

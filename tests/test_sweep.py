@@ -274,3 +274,14 @@ def test_a_sweep_with_selectors_that_look_or_drop_tokens_shows_what_they_spent(t
         read, encoded = (f"{float(row[name]):.0f}" for name in ("visual_tokens_mean", "encoded_tokens_mean"))
         assert (f"{read} of {encoded}" in line) == (read != encoded)
         assert line.split()[-1] == f"{float(row['forwards_mean']):.1f}"
+
+
+def test_runs_that_differ_in_a_setting_alone_say_which(tmp_path: Path) -> None:
+    folders = [execute(config(tmp_path, selector={**SEMCLIP, "top_k": top_k})) for top_k in (1, 2)]
+    folders.append(execute(config(tmp_path)))
+    (table,) = sweep_tables(folders, "All runs")
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table)
+    lines = [line.strip() for line in console.file.getvalue().splitlines()]
+    assert [line for line in lines if line.startswith("selector.")] == ["selector.top_k=1", "selector.top_k=2"]
+    assert not [line for line in lines if line.startswith(("run.", "profile."))]
