@@ -134,9 +134,8 @@ class Pipeline:
 
     def _selection_input(self, item: Item) -> SelectionInput:
         image = _present(item.image)
-        candidates: tuple[Box, ...] = Undeclared()
-        if "candidates" in self.selector.needs and self.crops is not None:
-            candidates = self.crops.candidates(image.width, image.height)
+        # A run gives no crop scheme to a selector that does not name its candidates.
+        candidates = self.crops.candidates(image.width, image.height) if self.crops else Undeclared()
         text = psi_text(item.question, self.psi_reads)
         item.prompt = self.benchmark.prompt(item.question)
         given = selection_input(self.selector, item.question, image, text, candidates, self.run.seed, item.prompt.text)

@@ -29,6 +29,9 @@ class Undeclared(tuple[Box, ...]):
     def _refuse(self, *_: object) -> NoReturn:
         raise ConfigError("the selector uses `candidates` and does not name them in its `needs`.")
 
+    def __repr__(self) -> str:
+        return "Undeclared()"
+
     __iter__ = __len__ = __getitem__ = __contains__ = __add__ = _refuse
 
 
