@@ -24,7 +24,7 @@ from semclip_eval.results.comparison import Pair, Run, paired, read_run
 from semclip_eval.results.summary import finished_runs
 
 INNER = ("semclip", "full_crop")
-RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
+RATIOS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
 COLOURS = {"semclip": "#1b6ca8", "full_crop": "#c1440e"}
 MARKS = ("o", "s", "^", "D", "v")
 
@@ -45,7 +45,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("results/sparse"), help="where runs, table and picture go")
     parser.add_argument("--limit", type=int, default=600, help="questions")
-    parser.add_argument("--scores", default="max_min,dense_psi,random", help="scores, separated by commas")
+    parser.add_argument("--scores", default="max_min,random", help="scores, separated by commas")
     parser.add_argument("--ratios", default=",".join(map(str, RATIOS)), help="kept parts; 1.0 is always run")
     parser.add_argument("--path", default="mini://vstar", help="benchmark.path")
     chosen = parser.parse_args()

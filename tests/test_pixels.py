@@ -1,0 +1,83 @@
+"""Pixels by table: the very bits of the preprocessing that they stand for."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+
+from semclip_eval.models.transformers import views
+from semclip_eval.pixels import same_bits
+from semclip_eval.relevance.open_clip_weights import by_table
+
+CLIP = {"mean": (0.48145466, 0.4578275, 0.40821073), "std": (0.26862954, 0.26130258, 0.27577711)}
+
+
+def noise(width: int, height: int, seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def processor(side: int, **changes: object) -> CLIPImageProcessorPil:
+    keys = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}} | changes
+    return CLIPImageProcessorPil(**keys)
+
+
+@given(st.sampled_from([14, 84, 336]), st.integers(1, 90), st.integers(1, 90), st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_views_are_what_the_processor_makes_of_the_padded_square(side, width, height, seed) -> None:
+    image, clip = noise(width, height, seed), processor(side)
+    square = views.pad_to_square(image, views.padding_colour(clip.image_mean))
+    expected = clip(images=square, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    assert views._square_to_pixels(clip) is not None
+    assert torch.equal(views.preprocess([image], clip), expected.to(torch.float32))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"do_rescale": False},
+        {"do_normalize": False},
+        {"do_center_crop": False},
+        {"resample": 2},
+        {"crop_size": {"height": 70, "width": 70}},
+        {"do_resize": False, "do_center_crop": False},
+        {"image_mean": [0.1, 0.2, 0.3], "image_std": [1.0, 2.0, 0.5]},
+    ],
+)
+def test_other_settings_keep_the_processors_bits_too(changes) -> None:
+    clip = processor(84, **changes)
+    image = noise(100, 100, 3)
+    expected = clip(images=image, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    assert torch.equal(views.preprocess([image], clip), expected.to(torch.float32))
+
+
+def test_a_processor_that_does_something_else_is_left_alone() -> None:
+    class Grey(CLIPImageProcessorPil):
+        def normalize(self, image, *arguments, **keywords):  # type: ignore[no-untyped-def]
+            pixels = super().normalize(image, *arguments, **keywords)
+            return pixels - pixels.mean()  # not a function of the value alone
+
+    clip = Grey(size={"shortest_edge": 84}, crop_size={"height": 84, "width": 84})
+    image = noise(50, 50, 0)
+    expected = clip(images=image, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    assert views._square_to_pixels(clip) is None
+    assert torch.equal(views.preprocess([image], clip), expected.to(torch.float32))
+
+
+@pytest.mark.parametrize("mode", ["squash", "longest", "shortest"])
+@pytest.mark.parametrize("side", [84, 336])
+def test_psis_crops_are_what_open_clip_makes_of_them(mode: str, side: int) -> None:
+    plain = image_transform_v2(PreprocessCfg(size=side, resize_mode=mode, **CLIP), is_train=False)
+    table = by_table(plain)
+    assert table is not plain
+    assert same_bits(table, plain, [(1, 1), (7, 300), (300, 7), (side, side), (123, 91), (400, 401)])
+
+
+def test_other_steps_than_the_two_are_left_alone() -> None:
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        return torch.zeros(3, 2, 2)
+
+    assert by_table(preprocess) is preprocess
