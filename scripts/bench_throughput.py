@@ -81,6 +81,11 @@ def main() -> int:
     return 0
 
 
+def _psi() -> Any:
+    # Nothing may be known of a crop from an earlier round.
+    return load_psi("mini_clip", profile="mini", device="cpu", cache_images=0, store_mib=0)
+
+
 @dataclass
 class Parts:
     """The models, loaded once for both sides, and the time spent inside them."""

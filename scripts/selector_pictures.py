@@ -35,7 +35,7 @@ VARIANTS = {
     "zoom_25_forwards": "zoom",
     "rap_25_forwards": "rap",
     "gate_standout": "gate",
-    "sparse_full_crop_tenth": "sparse",
+    "sparse_full_crop_a_fifth": "sparse",
     "oracle": "oracle",
     "hindsight": "hindsight",
 }
