@@ -67,15 +67,19 @@ class Part(NamedTuple):
     place: Box
 
 
+BLACK = (0, 0, 0)
+
+
 @dataclass(frozen=True)
 class View:
     """An image that the VLM is given.
 
-    kind: `overview` (the whole image), `crop` (the pixels of `box`), `collage` (`parts` of the image on a black canvas)
-    or `blank` (as large as `box`, but without its pixels: black, or the same box of `substitute`).
+    kind: `overview` (the whole image), `crop` (the pixels of `box`), `collage` (`parts` of the image on a canvas) or
+    `blank` (as large as `box`, but without its pixels: black, or the same box of `substitute`).
     box: in pixels of the original image; for a collage the smallest box that holds all sources.
     relevance: ψ's score of the crop for the question; None where no ψ was asked.
     substitute: another image (RGB) whose pixels a `blank` shows; stretched to the original's size first.
+    background: RGB of a collage's canvas between the parts.
     """
 
     kind: Literal["overview", "crop", "collage", "blank"]
@@ -83,6 +87,7 @@ class View:
     relevance: float | None = None
     parts: tuple[Part, ...] = ()
     substitute: Image.Image | None = field(default=None, repr=False, compare=False)
+    background: tuple[int, int, int] = BLACK
 
     @property
     def size(self) -> tuple[int, int]:
@@ -101,7 +106,7 @@ class View:
     def pixels(self, image: Image.Image) -> Image.Image:
         """The view's pixels (RGB); `image` itself where the view is all of it."""
         if self.kind == "collage":
-            canvas = Image.new("RGB", self.size)
+            canvas = Image.new("RGB", self.size, self.background)
             for source, place in self.parts:
                 canvas.paste(image.crop(source), (place.left, place.top))
             return canvas
@@ -184,12 +189,14 @@ class Prompt:
     """What the VLM is asked after the image placeholders, to the byte.
 
     With `continuations` the VLM scores each of them as the assistant's whole answer (mean token cross-entropy, end
-    token included); without, it answers greedily with at most `max_new_tokens` tokens.
+    token included); without, it answers greedily with at most `max_new_tokens` tokens. `specials` are strings in `text`
+    that are read as single tokens where the tokenizer has them (`<ref>`); all others stay text.
     """
 
     text: str
     continuations: tuple[str, ...] = ()
     max_new_tokens: int = 128
+    specials: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

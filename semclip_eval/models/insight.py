@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from semclip_eval.types import View
 
 # What a family can do beyond answering; `VLM.capabilities` is a subset of these.
-CAPABILITIES = ("confidence", "attention", "gradients", "values", "prune", "class_attention")
+CAPABILITIES = ("confidence", "attention", "gradients", "values", "prune", "class_attention", "boxes")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TokenBoxes:
     def in_image(self, view: View) -> np.ndarray:
         """`boxes` in pixels of the original image; for a collage those of the part that holds a token's centre.
 
-        NaN for padding, for tokens without a place, and for a collage's tokens on the black canvas.
+        NaN for padding, for tokens without a place, and for a collage's tokens on the canvas between the parts.
         """
         import numpy as np
 
@@ -69,12 +69,14 @@ class AttentionRows:
 
     weights: float32 tensor (layers, heads, queries, visual tokens) on the CPU, softmax over the whole prompt, so a row
     need not sum to one. The visual tokens are those of all views in order; `view_tokens` says how many each has.
-    queries: the positions of the rows in the prompt, counted in tokens.
+    queries: the positions of the rows in the prompt, counted in tokens. spans: for each row the characters (first, one
+    behind the last) of the prompt's text that its token stands for, None for a token of the template.
     """
 
     weights: Any
     queries: tuple[int, ...]
     view_tokens: tuple[int, ...]
+    spans: tuple[tuple[int, int] | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.lazy import library
 from semclip_eval.models.base import ModelInputs
+from semclip_eval.models.grounding import QWEN25_VL
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
@@ -59,6 +60,8 @@ class Qwen25VL(DynamicResolutionVLM):
     model_type = "qwen2_5_vl"
     conversations = ("qwen25_vl",)
     smaller_views = ", a smaller model.max_pixels"
+    capabilities = DynamicResolutionVLM.capabilities | {"boxes"}
+    grounding = QWEN25_VL
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import Qwen2VLImageProcessorPil
@@ -116,11 +119,21 @@ class Qwen25VL(DynamicResolutionVLM):
         return torch.cat(list(outputs.pooler_output))
 
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
+        across, down = self.box_frame(width, height)
+        cells = grid(int(down) // self._token_side, int(across) // self._token_side, (0, 0, width, height))
+        return token_boxes([cells], width, height)
+
+    def box_frame(self, width: int, height: int) -> tuple[float, float]:
+        """The size that the image processor gives the image: boxes are in pixels of it."""
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-        side = self.image_processor.patch_size * self.image_processor.merge_size
-        rows, columns = smart_resize(height, width, side, self.size["shortest_edge"], self.size["longest_edge"])
-        return token_boxes([grid(rows // side, columns // side, (0, 0, width, height))], width, height)
+        least, most = self.size["shortest_edge"], self.size["longest_edge"]
+        down, across = smart_resize(height, width, self._token_side, least, most)
+        return across, down
+
+    @property
+    def _token_side(self) -> int:
+        return int(self.image_processor.patch_size * self.image_processor.merge_size)
 
     def _prompt_positions(self, prepared: ModelInputs) -> torch.Tensor:
         """(3, length): time, row and column. Text counts on in all three; a view's rows and columns start at the same

@@ -262,7 +262,7 @@ class TransformersVLM(CachedDecoder):
         if not prompt.continuations and prompt.max_new_tokens < 1:
             raise QuestionError(f"max_new_tokens={prompt.max_new_tokens}: an answer needs at least 1 token")
         views = self._views(request.images) if request.images else Views(torch.empty(0), ())
-        input_ids, last_text = self._prompt_ids(prompt.text, views.tokens)
+        input_ids, last_text = self._prompt_ids(prompt.text, views.tokens, self._known(prompt.specials))
         visual = sum(token == self.image_id for token in input_ids)
         if visual != sum(views.tokens):
             raise QuestionError(
@@ -283,6 +283,7 @@ class TransformersVLM(CachedDecoder):
             extras=views.extras,
             view_tokens=views.tokens,
             class_attention=request.class_attention,
+            prompt=prompt,
         )
         return replace(prepared, positions=self._prompt_positions(prepared))
 
@@ -310,15 +311,21 @@ class TransformersVLM(CachedDecoder):
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
         """Where the tokens of a view of (width, height) pixels lie, beside `views` - 1 others."""
 
-    def _prompt_ids(self, text: str, view_tokens: Sequence[int]) -> tuple[list[int], str]:
+    def _known(self, specials: tuple[str, ...]) -> tuple[str, ...]:
+        """Those strings that the tokenizer holds as single tokens."""
+        return tuple(special for special in specials if self.encoder.token_to_id(special) is not None)
+
+    def _prompt_ids(
+        self, text: str, view_tokens: Sequence[int], specials: tuple[str, ...] = ()
+    ) -> tuple[list[int], str]:
         """The prompt's ids, placeholders expanded, and its last stretch of text."""
         tokens = iter(view_tokens)
         ids, last = list(self.start_ids), ""
-        for segment in self.conversation.segments(text, len(view_tokens)):
+        for segment in self.conversation.segments(text, len(view_tokens), specials):
             if segment.kind == "image":
                 ids += self._view_ids(next(tokens))
             elif segment.kind == "special":
-                ids.append(self.special_ids[segment.text])
+                ids.append(self._special_id(segment.text))
             else:
                 ids += self._text_ids(segment.text)
             last = segment.text if segment.kind == "text" else ""
@@ -422,9 +429,27 @@ class TransformersVLM(CachedDecoder):
                     weights=taken[line, :, :, -count:][..., columns],
                     queries=tuple(range(length - count, length)),
                     view_tokens=prepared.view_tokens,
+                    spans=self._spans(prepared, count),
                 )
             )
         return rows
+
+    def _spans(self, prepared: ModelInputs, count: int) -> tuple[tuple[int, int] | None, ...]:
+        """`AttentionRows.spans` of a prompt's last `count` tokens, none of them before its last view."""
+        if prepared.prompt is None:
+            return (None,) * count
+        text, views = prepared.prompt.text, len(prepared.view_tokens)
+        specials = self._known(prepared.prompt.specials)
+        place, spans = -self.conversation.text_start(views), list[tuple[int, int] | None]()
+        for segment in self.conversation.segments(text, views, specials):
+            pieces = [(0, len(segment.text))]
+            if segment.kind == "text":
+                pieces = self.encoder.encode(segment.text, add_special_tokens=False).offsets
+            for start, end in pieces:
+                inside = max(0, place + start), min(len(text), place + end)
+                spans.append(inside if inside[0] < inside[1] else None)
+            place += len(segment.text)
+        return ((None,) * (count - len(spans)) + tuple(spans))[-count:]
 
     def gradients(
         self, batch: Sequence[ModelInputs], target: Target, layers: Sequence[int] = (), features: bool = False
