@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ SIZES = ((640, 82), (560, 78), (480, 74), (400, 70), (320, 66), (240, 60))
 # Longer sides of the pictures of all questions, of which there are many.
 THUMBNAIL_SIDES = (448, 384, 320, 256, 192, 144)
 THUMBNAIL_QUALITY = 72
+# Base64 characters of a photograph at that quality for each pixel of a square on its longer side.
+CHARACTERS_A_PIXEL = 0.12
 # Width on the page, for which the labels' letters are sized.
 SHOWN_WIDTH = 340
 LETTER_HEIGHT = 12.5
@@ -186,10 +189,17 @@ def _place(
 
 
 def thumbnail(image: Image.Image, limit: int) -> str:
-    """A small version as base64 JPEG in at most about `limit` characters: each size from the last, which is quick."""
-    small, encoded = image.convert("RGB"), ""
-    for side in THUMBNAIL_SIDES:
-        small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    """A small version as base64 JPEG in at most about `limit` characters.
+
+    Begins with the side that a photograph usually needs for that, so that most images are encoded once, and makes each
+    size from the last.
+    """
+    small, encoded = image if image.mode == "RGB" else image.convert("RGB"), ""
+    usual = math.sqrt(limit / CHARACTERS_A_PIXEL)
+    for side in [side for side in THUMBNAIL_SIDES if side <= usual] or THUMBNAIL_SIDES[-1:]:
+        scale = min(1.0, side / max(small.size))
+        size = max(1, round(small.width * scale)), max(1, round(small.height * scale))
+        small = small.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
         buffer = io.BytesIO()
         small.save(buffer, format="JPEG", quality=THUMBNAIL_QUALITY)
         encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
