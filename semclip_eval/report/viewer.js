@@ -140,7 +140,7 @@
         options.length
           ? el("ul", { class: "options" }, options.map((option, index) => el("li",
             { class: index === question.truth ? "truth" : null }, el("span", { class: "letter" }, own.letters[index]), " ",
-            bdi(option), index === question.truth ? el("span", { class: "tag" }, "right answer") : null)))
+            bdi(option), " ", index === question.truth ? el("span", { class: "tag" }, "right answer") : null)))
           : el("p", null, "Right answer: ", bdi(String(question.truth ?? ""))),
         answerTable(question, own, selected, (index) => {
           drawn.set(question, index);

@@ -141,7 +141,7 @@ class _Section:
             "focus": names.index(central.run.id),
             **({} if reference is None else {"reference": reference}),
             **({"chat": chat} if (chat := _chat(self.rows)) else {}),
-            "prompts": not isinstance(self.images, str) and _one_benchmark(self.rows),
+            "prompts": not isinstance(self.images, str) and _asked_alike(self.rows),
             "questions": [self._question(identity, of_run, pictures) for identity, of_run in self._records().items()],
         }
 
@@ -282,9 +282,10 @@ def _images(rows: Sequence[Line], sources: ImageSources) -> Images | str:
         return str(error)
 
 
-def _one_benchmark(rows: Sequence[Line]) -> bool:
-    """Did every run ask in the same way? Only then does one prompt stand for all."""
-    return len({json.dumps(line.run.config["benchmark"], sort_keys=True, default=str) for line in rows}) == 1
+def _asked_alike(rows: Sequence[Line]) -> bool:
+    """Were all runs asked here, and in the same way? Only then does one prompt stand for all."""
+    ways = {json.dumps(line.run.config["benchmark"], sort_keys=True, default=str) for line in rows}
+    return len(ways) == 1 and not any(line.run.replayed for line in rows)
 
 
 def _chat(rows: Sequence[Line]) -> dict[str, str] | None:
@@ -326,8 +327,8 @@ def _bits(indices: set[int], count: int) -> str:
 
 
 def _short(value: float | None) -> float | int | None:
-    """Four significant digits, whole numbers without a point."""
-    if value is None:
+    """Four significant digits, whole numbers without a point; None for what is no finite number."""
+    if value is None or not math.isfinite(value):
         return None
     number = float(f"{value:.4g}")
     return int(number) if number.is_integer() else number
