@@ -72,7 +72,7 @@ def _cost_plots(rows: Sequence[Line], styles: Mapping[str, Style], timings: Timi
         forwards = _cost_plot(
             "accuracy_forwards",
             "Accuracy against forwards",
-            "VLM forwards a question, the answer's own included (mean)",
+            "VLM forwards a question, with the answer's own (mean)",
             [Point(point.line, point.place + 1) for point in spent],
             styles,
             lambda cost: f"{decimal(cost, 1)} forwards",
