@@ -140,10 +140,13 @@ def _check_values(vlm: Any, reference: Any, asked: Any, batch: Any, layers: list
         with torch.no_grad():
             inputs, outputs = eager(reference, request)
         visual = (inputs.input_ids[0] == image_id).nonzero()[:, 0]
+        elsewhere = torch.tensor([place for place in range(int(visual[-1])) if place not in visual.tolist()])
         for place, layer in enumerate(layers):
             values = outputs.past_key_values.layers[layer].values[0].transpose(0, 1).flatten(1)
             torch.testing.assert_close(found.visual[place], values[visual], atol=1e-4, rtol=1e-3)
             torch.testing.assert_close(found.text[place], values[int(visual[-1]) + 1 :], atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(found.rest[place], values[elsewhere.long()], atol=1e-4, rtol=1e-3)
+            assert found.heads == outputs.past_key_values.layers[layer].values.shape[1]
         assert len(found.text_pieces) == found.text.shape[1]
         joined = "".join(found.text_pieces).replace(" ", "")
         assert request.prompt.text.split()[0] in joined

@@ -97,13 +97,16 @@ class Values:
     """Value vectors of the language model after the prefill.
 
     visual: float32 (layers, visual tokens, value heads x head size), text: the same for the prompt's text tokens after
-    the last visual one, all on the CPU. text_pieces: those tokens as text, to find a word's tokens by.
+    the last visual one, rest: for its other tokens (before and between the views), all on the CPU. text_pieces: the
+    tokens of `text` as text, to find a word's tokens by. heads: the number of value heads.
     """
 
     visual: Any
     text: Any
     text_pieces: tuple[str, ...]
     view_tokens: tuple[int, ...]
+    rest: Any
+    heads: int
 
 
 Query = Literal["last", "text"]

@@ -480,13 +480,17 @@ class TransformersVLM(CachedDecoder):
             # (layers, heads, length, head size) of this prompt, heads joined behind the length.
             own = taken[line, :, :, -len(prepared.input_ids) :].transpose(1, 2).flatten(2)
             count = self._text_after_views(prepared)
+            visual = self._visual_places(prepared)
+            rest = sorted(set(range(len(prepared.input_ids) - count)).difference(visual))
             pieces = self.tokenizer.convert_ids_to_tokens(list(prepared.input_ids[-count:]))
             values.append(
                 Values(
-                    visual=own[:, self._visual_places(prepared)],
+                    visual=own[:, visual],
                     text=own[:, -count:],
                     text_pieces=tuple(self.tokenizer.convert_tokens_to_string([piece]) for piece in pieces),
                     view_tokens=prepared.view_tokens,
+                    rest=own[:, rest],
+                    heads=int(taken.shape[2]),
                 )
             )
         return values
