@@ -11,7 +11,7 @@ from semclip_eval.errors import ConfigError
 
 if TYPE_CHECKING:
     from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values
-    from semclip_eval.types import Answer, Kept, Request
+    from semclip_eval.types import Answer, Drops, Kept, Request
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ModelInputs:
     further tensors that the family's model asks for, under the names of its own arguments (`image_grid_thw`,
     `image_sizes`). `view_tokens` are the visual tokens of each view, in the order of the views. `positions` are the
     position ids (axes, length) of the prompt, None where the model makes its own. `encoded_tokens` are the visual
-    tokens before pruning, None where nothing was pruned. `class_attention`: see `Request`.
+    tokens before pruning, None where nothing was pruned. `class_attention` and `drops`: see `Request`.
     """
 
     pixel_values: Any
@@ -39,6 +39,7 @@ class ModelInputs:
     positions: Any = None
     encoded_tokens: int | None = None
     class_attention: bool = False
+    drops: Drops | None = None
 
 
 class VLM(ABC):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from semclip_eval.types import View
 
-# What a family can do beyond answering; `VLM.capabilities` is a subset of these.
-CAPABILITIES = ("confidence", "attention", "gradients", "values", "prune", "class_attention")
+# What a family can do beyond answering; `VLM.capabilities` is a subset of these. `drop`: honour `Request.drops`.
+CAPABILITIES = ("confidence", "attention", "gradients", "values", "prune", "class_attention", "drop")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
 from semclip_eval.models.transformers import dummy, weights
 from semclip_eval.models.transformers.decoding import CachedDecoder, PrefillState
+from semclip_eval.models.transformers.dropping import Dropping, reading
 from semclip_eval.models.transformers.features import FeatureStore
 from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
 from semclip_eval.models.transformers.probing import Probe, last_layers, probing
@@ -105,7 +106,9 @@ class TransformersVLM(CachedDecoder):
     least_view_tokens: int
     equal_views: bool = False
     layers: int
-    capabilities: ClassVar[frozenset[str]] = frozenset({"confidence", "attention", "gradients", "values", "prune"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"confidence", "attention", "gradients", "values", "prune", "drop"}
+    )
 
     def __init__(
         self,
@@ -283,6 +286,7 @@ class TransformersVLM(CachedDecoder):
             extras=views.extras,
             view_tokens=views.tokens,
             class_attention=request.class_attention,
+            drops=request.drops,
         )
         return replace(prepared, positions=self._prompt_positions(prepared))
 
@@ -374,15 +378,17 @@ class TransformersVLM(CachedDecoder):
         if present:
             visual = torch.cat(present).to(embeddings.device, embeddings.dtype)
             embeddings = embeddings.masked_scatter(is_visual[..., None], visual)
-        outputs = self.model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=(positions[0] if len(positions) == 1 else positions).to(self.device),
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        dropping = Dropping.of_prompts([prepared.drops for prepared in batch], is_visual)
+        with reading(self.model, dropping):
+            outputs = self.model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=(positions[0] if len(positions) == 1 else positions).to(self.device),
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits = outputs.logits[:, -1].float()
-        return PrefillState(outputs.past_key_values, mask, logits, next_positions.to(self.device))
+        return PrefillState(outputs.past_key_values, mask, logits, next_positions.to(self.device), dropping)
 
     def confidence(self, batch: Sequence[ModelInputs]) -> list[float]:
         """See `VLM.confidence`."""
