@@ -5,7 +5,9 @@ The references run eagerly, one prompt at a time, on the published processor's i
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from semclip_eval import cli, session
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.models.insight import CAPABILITIES, TokenBoxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersVLM
@@ -329,3 +332,22 @@ def _masked(reference: Any, request: Request, image_id: int, drops: Drops | None
         model.set_attn_implementation({"text_config": before})
         for hook in hooks:
             hook.remove()
+
+
+def check_focus(model: str, folder: Path, output: Path) -> None:
+    """FOCUS in the whole program: regions of the image that do not depend on the batch, within the budget."""
+    chosen = []
+    for batch in (1, 2):
+        run = [f"model={model}", f"model.path={folder}", "profile=mini", "selector=focus", "selector.first_layer=0"]
+        run += ["selector.over=0", "selector.max_forwards=5", "run.limit=2", f"run.batch_size={batch}"]
+        assert cli.main([*run, f"run.output_dir={output / str(batch)}"]) == 0
+        session.forget("model")
+        (samples,) = (output / str(batch)).glob("mini/vstar/*/focus/*/samples.jsonl")
+        records = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+        assert [record["status"] for record in records] == ["ok", "ok"]
+        assert all(2 <= record["cost"]["forwards"] <= 5 for record in records)
+        chosen.append([[view["box"] for view in record["views"]] for record in records])
+        for box in chosen[-1][0]:
+            assert 0 <= box[0] < box[2] <= 504
+            assert 0 <= box[1] < box[3] <= 504
+    assert chosen[0] == chosen[1]
