@@ -115,7 +115,7 @@ class Focus(Selector):
             if not number or not 0 <= value <= most or math.isinf(value):
                 limits = "of at least 0" if most == math.inf else "in 0 .. 1"
                 raise ConfigError(f"selector.{key}={value}: must be a number {limits}.")
-        if TARGET not in self.existence:
+        if not isinstance(self.existence, str) or TARGET not in self.existence:
             raise ConfigError(f"selector.existence={self.existence!r}: must hold {TARGET}, where the target stands.")
         object.__setattr__(self, "words", tuple(self.words))
         if len(self.words) != 2:
