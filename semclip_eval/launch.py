@@ -194,7 +194,7 @@ def explain(error: Exception) -> str:
         name = missing_group.group(1)
         if name.startswith("selector@"):
             place = name.partition("@")[2]
-            return f"{place}=...: that selector has no inner one; selectors that have: gate, sparse, blank_crop."
+            return f"{place}=...: that selector has no inner one; selectors that have: gate, sparse, fastv, blank_crop."
         return f"{name}=...: there is no group {name!r}.{did_you_mean(name, GROUPS)} Groups: {', '.join(GROUPS)}."
     missing_key = re.search(r"Could not override '([^']+)'", text)
     if missing_key:

@@ -6,6 +6,7 @@ original image, right and bottom exclusive. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Literal, NamedTuple
@@ -185,6 +186,22 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Drops:
+    """The visual tokens that the language model itself drops on its way, all views together.
+
+    From `layer` on (0-based, at least 1) the part `keep_ratio` of them is read that the prompt's last token attends to
+    most in the layer before it (mean over heads); positions are kept.
+    """
+
+    layer: int
+    keep_ratio: float
+
+    def kept(self, tokens: int) -> int:
+        """How many of so many visual tokens are read to the end: the ratio, rounded, and at least one."""
+        return min(tokens, max(1, math.floor(self.keep_ratio * tokens + 0.5)))
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What the VLM is asked after the image placeholders, to the byte.
 
@@ -205,7 +222,8 @@ class Request:
 
     class_attention: the encoder is to tell its class token's attention too (`ViewTokens.class_attention`).
     question_id: for models that look answers up instead of computing them. prunes: visual tokens will be dropped before
-    the prefill, so that the prompt is checked against the context then and not when it is prepared.
+    the prefill, so that the prompt is checked against the context then and not when it is prepared. drops: what the
+    language model is to drop on its way; None: nothing.
     """
 
     images: tuple[Image.Image, ...]
@@ -213,6 +231,7 @@ class Request:
     question_id: str = ""
     prunes: bool = False
     class_attention: bool = False
+    drops: Drops | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.models.transformers.qwen25_vl import Qwen25VL
 from semclip_eval.types import Prompt, Request
-from tests.family_insight import check_insight, check_token_boxes
+from tests.family_insight import check_dropping, check_focus, check_insight, check_token_boxes
 from tests.family_small import (
     CLIP,
     QUESTION,
@@ -244,6 +244,14 @@ def test_weights_have_the_published_names(folder):
 
 def test_what_it_tells_a_selector_equals_plain_transformers(vlm, reference):
     check_insight(vlm, reference)
+
+
+def test_without_dropped_tokens_it_answers_as_masked_layers(vlm, reference):
+    check_dropping(vlm, reference)
+
+
+def test_focus_runs_on_it(folder, tmp_path):
+    check_focus("qwen25_vl_3b", folder, tmp_path)
 
 
 def test_its_tokens_have_places(vlm):

@@ -169,6 +169,11 @@ class LiveSource(Source):
         return self.chooser.name
 
     def settled(self, run: RunConfig) -> RunConfig:
+        if run.mode == "latency" and "drop" in self.chooser.needs:
+            raise ConfigError(
+                f"run.mode=latency: selector={self.chooser.name} masks what it drops inside the language model, which "
+                "gives the answers and saves no time. Leave run.mode out, or choose another selector (sparse)."
+            )
         return run
 
     def check(self, benchmark: Benchmark, all_questions: Sequence[Question], asked: Sequence[Question]) -> list[str]:

@@ -12,7 +12,7 @@ from semclip_eval.models.grounding import THOUSAND, Grounding
 
 if TYPE_CHECKING:
     from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values
-    from semclip_eval.types import Answer, Box, Kept, Prompt, Request
+    from semclip_eval.types import Answer, Box, Drops, Kept, Prompt, Request
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class ModelInputs:
     further tensors that the family's model asks for, under the names of its own arguments (`image_grid_thw`,
     `image_sizes`). `view_tokens` are the visual tokens of each view, in the order of the views. `positions` are the
     position ids (axes, length) of the prompt, None where the model makes its own. `encoded_tokens` are the visual
-    tokens before pruning, None where nothing was pruned. `class_attention`: see `Request`. `prompt`: the request's own.
+    tokens before pruning, None where nothing was pruned. `class_attention` and `drops`: see `Request`. `prompt`: the
+    request's own.
     """
 
     pixel_values: Any
@@ -41,6 +42,7 @@ class ModelInputs:
     encoded_tokens: int | None = None
     class_attention: bool = False
     prompt: Prompt | None = None
+    drops: Drops | None = None
 
 
 class VLM(ABC):

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from semclip_eval.types import View
 
-# What a family can do beyond answering; `VLM.capabilities` is a subset of these.
-CAPABILITIES = ("confidence", "attention", "gradients", "values", "prune", "class_attention", "boxes")
+# What a family can do beyond answering; `VLM.capabilities` is a subset of these. `drop`: honour `Request.drops`.
+CAPABILITIES = ("confidence", "attention", "gradients", "values", "prune", "class_attention", "boxes", "drop")
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,16 @@ class Values:
     """Value vectors of the language model after the prefill.
 
     visual: float32 (layers, visual tokens, value heads x head size), text: the same for the prompt's text tokens after
-    the last visual one, all on the CPU. text_pieces: those tokens as text, to find a word's tokens by.
+    the last visual one, rest: for its other tokens (before and between the views), all on the CPU. text_pieces: the
+    tokens of `text` as text, to find a word's tokens by. heads: the number of value heads.
     """
 
     visual: Any
     text: Any
     text_pieces: tuple[str, ...]
     view_tokens: tuple[int, ...]
+    rest: Any
+    heads: int
 
 
 Query = Literal["last", "text"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from semclip_eval.relevance.base import PatchMap
+from semclip_eval.selectors.maps import cell_boxes
 from semclip_eval.types import Box
 
 RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -21,10 +22,7 @@ def regular_map(relevance: PatchMap, width: int, height: int) -> np.ndarray:
     """
     sizes = relevance.boxes[:, 2:] - relevance.boxes[:, :2]
     columns, rows = (max(1, round(side / float(np.median(sizes[:, axis])))) for axis, side in ((0, width), (1, height)))
-    x, y = np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1)
-    left, top = np.meshgrid(x[:-1], y[:-1])
-    right, bottom = np.meshgrid(x[1:], y[1:])
-    cells = np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)
+    cells = cell_boxes(rows, columns, width, height)
     shape = (rows, columns, *relevance.scores.shape[1:])
     if len(cells) == len(relevance.boxes):
         # Row by row, whatever the order of the tokens; a matrix of all overlaps would be large.

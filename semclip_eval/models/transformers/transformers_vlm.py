@@ -21,6 +21,7 @@ from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
 from semclip_eval.models.transformers import dummy, weights
 from semclip_eval.models.transformers.decoding import CachedDecoder, PrefillState
+from semclip_eval.models.transformers.dropping import Dropping, reading
 from semclip_eval.models.transformers.features import FeatureStore
 from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
 from semclip_eval.models.transformers.probing import Probe, last_layers, probing
@@ -105,7 +106,9 @@ class TransformersVLM(CachedDecoder):
     least_view_tokens: int
     equal_views: bool = False
     layers: int
-    capabilities: ClassVar[frozenset[str]] = frozenset({"confidence", "attention", "gradients", "values", "prune"})
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"confidence", "attention", "gradients", "values", "prune", "drop"}
+    )
 
     def __init__(
         self,
@@ -284,6 +287,7 @@ class TransformersVLM(CachedDecoder):
             view_tokens=views.tokens,
             class_attention=request.class_attention,
             prompt=prompt,
+            drops=request.drops,
         )
         return replace(prepared, positions=self._prompt_positions(prepared))
 
@@ -381,15 +385,17 @@ class TransformersVLM(CachedDecoder):
         if present:
             visual = torch.cat(present).to(embeddings.device, embeddings.dtype)
             embeddings = embeddings.masked_scatter(is_visual[..., None], visual)
-        outputs = self.model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=(positions[0] if len(positions) == 1 else positions).to(self.device),
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        dropping = Dropping.of_prompts([prepared.drops for prepared in batch], is_visual)
+        with reading(self.model, dropping):
+            outputs = self.model(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                position_ids=(positions[0] if len(positions) == 1 else positions).to(self.device),
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits = outputs.logits[:, -1].float()
-        return PrefillState(outputs.past_key_values, mask, logits, next_positions.to(self.device))
+        return PrefillState(outputs.past_key_values, mask, logits, next_positions.to(self.device), dropping)
 
     def confidence(self, batch: Sequence[ModelInputs]) -> list[float]:
         """See `VLM.confidence`."""
@@ -505,13 +511,17 @@ class TransformersVLM(CachedDecoder):
             # (layers, heads, length, head size) of this prompt, heads joined behind the length.
             own = taken[line, :, :, -len(prepared.input_ids) :].transpose(1, 2).flatten(2)
             count = self._text_after_views(prepared)
+            visual = self._visual_places(prepared)
+            rest = sorted(set(range(len(prepared.input_ids) - count)).difference(visual))
             pieces = self.tokenizer.convert_ids_to_tokens(list(prepared.input_ids[-count:]))
             values.append(
                 Values(
-                    visual=own[:, self._visual_places(prepared)],
+                    visual=own[:, visual],
                     text=own[:, -count:],
                     text_pieces=tuple(self.tokenizer.convert_tokens_to_string([piece]) for piece in pieces),
                     view_tokens=prepared.view_tokens,
+                    rest=own[:, rest],
+                    heads=int(taken.shape[2]),
                 )
             )
         return values
