@@ -25,6 +25,7 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
   semclip-eval doctor                                what this machine can run
+  ... --json with list, show, compare, choose, ask, regress, doctor: one JSON document instead of a table
 
 Values are Hydra overrides: group=name or group.key=value, for example
   run.limit=100  run.device=cpu  run.mode=latency  selector.top_k=2  crops=grid4x4  benchmark.protocol=letter

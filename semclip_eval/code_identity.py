@@ -23,6 +23,7 @@ NOT_ANSWERS = (
     "cli.py",
     "console.py",
     "doctor.py",
+    "json_output.py",
     "launch.py",
     "listing.py",
     "outcomes.py",
