@@ -20,6 +20,7 @@ from semclip_eval.console import out
 from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.files import shown
 from semclip_eval.json_output import number, print_json
+from semclip_eval.results.junit import write_junit
 from semclip_eval.results.records import output_error, write_atomically
 from semclip_eval.results.summary import (
     SUMMARY,
@@ -73,8 +74,11 @@ def run_regress(arguments: list[str]) -> int:
     parser.add_argument("run_dir", type=Path, help="the folder of one run, or a results folder with several")
     parser.add_argument("baseline", type=Path, help="the CSV with the expected numbers and their tolerances")
     parser.add_argument("--write", action="store_true", help="write the baseline from the runs instead of comparing")
+    parser.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML, a test case a number, for a CI")
     parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
     chosen = parser.parse_args(arguments)
+    if chosen.write and chosen.junit is not None:
+        raise ConfigError("--junit: --write compares nothing; leave one of the two out.")
     folders = run_folders(chosen.run_dir)
     if chosen.write:
         write_baseline(folders, chosen.baseline)
@@ -85,6 +89,8 @@ def run_regress(arguments: list[str]) -> int:
         return 0
     findings = check(folders, read_baseline(chosen.baseline), single=(chosen.run_dir / SUMMARY).is_file())
     moved = [finding for finding in findings if not finding.agrees]
+    if chosen.junit is not None:
+        write_junit(chosen.junit, findings)
     if chosen.json:
         print_json(as_json(chosen.baseline, findings))
         return 1 if moved else 0
