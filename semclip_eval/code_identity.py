@@ -21,6 +21,7 @@ NOT_ANSWERS = (
     "report",
     "results",
     "templates",
+    "trackers",
     "cli.py",
     "console.py",
     "doctor.py",
