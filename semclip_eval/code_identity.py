@@ -18,6 +18,7 @@ from typing import Any
 PACKAGE = "semclip_eval"
 # What only shows, lists or compares results, or parses a command line, changes no answer.
 NOT_ANSWERS = (
+    "export",
     "report",
     "results",
     "templates",
