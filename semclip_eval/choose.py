@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from semclip_eval.console import out, percent
 from semclip_eval.errors import ConfigError, SemclipEvalError
+from semclip_eval.json_output import print_json
 from semclip_eval.report.comparisons import Labelled, comparisons
 from semclip_eval.report.runs import FinishedRun, read_results
 from semclip_eval.results.comparison import paired, read_run
@@ -70,12 +70,12 @@ def run_choose(arguments: list[str]) -> int:
     parser.add_argument("--max-ms", type=float, help="median milliseconds a question, from latency runs")
     parser.add_argument("--max-tokens", type=float, help="mean visual tokens that the language model reads")
     parser.add_argument("--max-forwards", type=float, help="mean VLM forwards that the selector spends")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
     chosen = parser.parse_args(arguments)
     limits = {"ms": chosen.max_ms, "tokens": chosen.max_tokens, "forwards": chosen.max_forwards}
     choices = choose(chosen.results, limits)
     if chosen.json:
-        print(json.dumps([as_json(choice) for choice in choices], ensure_ascii=False, indent=1))
+        print_json([as_json(choice) for choice in choices])
     else:
         for choice in choices:
             _print(choice)

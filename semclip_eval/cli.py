@@ -24,7 +24,10 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
+  semclip-eval export RUN_DIR --format inspect --output FILE   a run in another harness's format (lmms-eval, inspect)
+  semclip-eval new selector NAME [--folder DIR]      a selector (benchmark, psi, model) of your own that runs as it is
   semclip-eval doctor                                what this machine can run
+  ... --json with list, show, compare, choose, ask, regress, doctor: one JSON document instead of a table
 
 Values are Hydra overrides: group=name or group.key=value, for example
   run.limit=100  run.device=cpu  run.mode=latency  selector.top_k=2  crops=grid4x4  benchmark.protocol=letter
@@ -160,6 +163,16 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_choose(rest)
 
+    def export_verb(rest: list[str]) -> int:
+        from semclip_eval.export.verb import run_export
+
+        return run_export(rest)
+
+    def new_verb(rest: list[str]) -> int:
+        from semclip_eval.new import run_new
+
+        return run_new(rest)
+
     def doctor_verb(rest: list[str]) -> int:
         from semclip_eval.doctor import run_doctor
 
@@ -175,6 +188,8 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "ask": ask_verb,
         "choose": choose_verb,
         "train-psi": train_psi_verb,
+        "export": export_verb,
+        "new": new_verb,
         "doctor": doctor_verb,
     }
 

@@ -18,13 +18,18 @@ from typing import Any
 PACKAGE = "semclip_eval"
 # What only shows, lists or compares results, or parses a command line, changes no answer.
 NOT_ANSWERS = (
+    "export",
     "report",
     "results",
+    "templates",
+    "trackers",
     "cli.py",
     "console.py",
     "doctor.py",
+    "json_output.py",
     "launch.py",
     "listing.py",
+    "new.py",
     "outcomes.py",
     "rescore.py",
     "api.py",

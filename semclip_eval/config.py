@@ -10,14 +10,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from semclip_eval.answers.replay import REVISION_MARK
+from semclip_eval.components import did_you_mean
 from semclip_eval.devices import settled_device
 from semclip_eval.errors import ConfigError
 from semclip_eval.modes import UNUSED_KEYS, identity_of
 from semclip_eval.places import MINI
+from semclip_eval.trackers import TRACKERS
 
 GROUPS = ("benchmark", "model", "selector", "crops", "psi")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,7 +38,7 @@ NOT_IN_IDENTITY = (
     "max_reply_mib",
     "api_key_env",
 )
-NOT_IN_RUN_ID = ("output_dir", "resume", "num_workers", "max_error_rate", "retry_errors")
+NOT_IN_RUN_ID = ("output_dir", "resume", "num_workers", "max_error_rate", "retry_errors", "track")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class RunConfig:
     forward pass (accuracy mode). mode: `accuracy` or `latency`. warmup: questions asked before the clock counts, and
     new_tokens: number of tokens that every generation makes (both in latency mode). num_workers: threads that load and
     prepare images ahead (accuracy mode; 0 for none). max_error_rate: fraction of questions that may end in an error
-    before the run counts as failed. retry_errors: ask the questions that ended in an error again.
+    before the run counts as failed. retry_errors: ask the questions that ended in an error again. track: the trackers
+    that a finished run is written to (`semclip_eval.trackers`).
     """
 
     limit: int | None = None
@@ -64,6 +67,7 @@ class RunConfig:
     retry_errors: bool = False
     num_workers: int = 2
     max_error_rate: float = 0.01
+    track: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("seed", "batch_size", "warmup", "new_tokens", "num_workers"):
@@ -84,8 +88,18 @@ class RunConfig:
         for name in ("resume", "retry_errors"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"run.{name}={getattr(self, name)}: must be true or false.")
+        for name in _track_names(self.track):
+            if name not in TRACKERS:
+                hint = did_you_mean(name, TRACKERS)
+                raise ConfigError(f"run.track={name}: no such tracker.{hint} Available: {', '.join(TRACKERS)}.")
         if not isinstance(self.output_dir, str) or not self.output_dir:
             raise ConfigError(f"run.output_dir={self.output_dir!r}: must be a folder.")
+
+
+def _track_names(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"run.track={value}: must be a list of {', '.join(TRACKERS)}, such as [tensorboard].")
+    return value
 
 
 def _whole_number(name: str, value: object) -> None:
@@ -95,11 +109,16 @@ def _whole_number(name: str, value: object) -> None:
 
 def run_config(section: Mapping[str, Any]) -> RunConfig:
     """The checked `run` section, with device and dtype settled for this machine."""
-    known = {field.name for field in fields(RunConfig)}
+    known = {each.name for each in fields(RunConfig)}
     unknown = [key for key in section if key not in known]
     if unknown:
         raise ConfigError(f"run.{unknown[0]}: no such key. Available: {', '.join(sorted(known))}.")
-    config = RunConfig(**{**section, "output_dir": _folder_name(section.get("output_dir", RunConfig.output_dir))})
+    track = section.get("track", [])
+    settled = {
+        "output_dir": _folder_name(section.get("output_dir", RunConfig.output_dir)),
+        "track": [track] if isinstance(track, str) else track,  # run.track=tensorboard
+    }
+    config = RunConfig(**{**section, **settled})
     device = settled_device(config.device)
     dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
     return RunConfig(**{**config.__dict__, "device": device, "dtype": dtype})

@@ -15,6 +15,7 @@ from semclip_eval.config import GROUPS, RunConfig, run_config, run_id
 from semclip_eval.credentials import refuse_in_config
 from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.files import shown
+from semclip_eval.trackers import require_installed
 from semclip_eval.types import Question
 
 
@@ -47,6 +48,7 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     refuse_in_config(config)
     source = source_of(config)
     run = source.settled(run_config(config["run"]))
+    require_installed(run.track)
     benchmark: Benchmark = build("benchmark", config["benchmark"])
     with component_errors("benchmark", type(benchmark)):
         all_questions = questions = benchmark.questions()

@@ -47,6 +47,7 @@ from semclip_eval.results.summary import (
 )
 from semclip_eval.results.table import run_table
 from semclip_eval.scoring.markup import has_thoughts
+from semclip_eval.trackers import track
 from semclip_eval.types import Question
 
 
@@ -67,6 +68,7 @@ def execute(config: Mapping[str, Any]) -> Path:
                 _ask_what_is_left(plan)
         write_roll_up(Path(plan.run.output_dir))
         run_table(plan.folder)
+        track(plan.folder, plan.run.track)
     _judge(plan)
     return plan.folder
 

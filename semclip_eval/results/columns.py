@@ -131,6 +131,7 @@ HEADINGS = {column.name: column.heading or column.name.replace("_", " ") for col
 NUMERIC_NAMES = frozenset(
     column.name for column in (*SUMMARY_COLUMNS, *CATEGORY_COLUMNS) if column.unit not in ("text", "flag")
 )
+FLAG_NAMES = frozenset(column.name for column in SUMMARY_COLUMNS if column.unit == "flag")
 TEXT_NAMES = tuple(column.name for column in SUMMARY_COLUMNS if column.unit == "text")
 
 
