@@ -220,7 +220,7 @@ def _blocks(plan: Plan, mode: Mode) -> list[list[Question]]:
 
 
 def _in_order(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records in the order of the questions; the file is put in that order too where a retry or a worker had not."""
+    """The records in the order of the questions; so is the file then, which retries and workers write out of order."""
     by_id = {record["question_id"]: record for record in records}
     ordered = [by_id[question.id] for question in plan.questions]
     if [record["question_id"] for record in records] != [record["question_id"] for record in ordered]:

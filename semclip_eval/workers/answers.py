@@ -1,4 +1,4 @@
-"""The answers of several workers, for `semclip_eval.run`. Workers stay, with their models, for the next job of a sweep."""
+"""The answers of several workers, for `semclip_eval.run`. They stay, with their models, for the next job of a sweep."""
 
 from __future__ import annotations
 

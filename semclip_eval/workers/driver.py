@@ -20,8 +20,8 @@ from semclip_eval.workers.scheduler import Scheduler
 
 # Workers that may be lost before they were ready, one after another, before no further one is started.
 FAILED_STARTS = 3
-# Every worker may be lost twice in a row (a cluster that reboots) and one question may be given up meanwhile.
-LOSSES_PER_WORKER, FURTHER_LOSSES = 2, 4
+# Every worker may be lost twice in a row (a cluster that reboots) while some questions about one image are given up.
+LOSSES_PER_WORKER, FURTHER_LOSSES = 2, 12
 REPORT_S = 60.0
 SAY_WAIT_EVERY_S = 60.0
 
@@ -135,7 +135,7 @@ class Driver:
             worker.deadline = None
             self._reports.append(event)
         elif isinstance(event, Failed):
-            raise _as_error(event)
+            raise as_error(event)
         elif isinstance(event, Lost):
             return self._lose(event.worker, event.reason)
         return []
@@ -208,7 +208,7 @@ class Driver:
             )
 
 
-def _as_error(event: Failed) -> Exception:
+def as_error(event: Failed) -> Exception:
     """The worker's error as one of ours; a fault of the program keeps the worker's traceback."""
     kind = getattr(errors, event.kind, None) if event.kind else None
     if isinstance(kind, type) and issubclass(kind, SemclipEvalError):

@@ -124,7 +124,7 @@ class RayPool(Pool):
             except self._ray.exceptions.RayError as error:
                 if number in self._actors:
                     self.kill(number)
-                    events.append(Lost(number, " ".join(str(error).split())[:200]))
+                    events.append(Lost(number, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"))
         return events
 
     def close(self) -> None:
