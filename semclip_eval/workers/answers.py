@@ -95,6 +95,9 @@ def _pool(layout: Layout) -> Pool:
         what = "Ray actors" if layout.executor == "ray" else "processes"
         notice(f"Starting {layout.workers} workers ({what}); each loads its own model.")
         pool = _kept[layout] = _new_pool(layout)
+        # Last registered, first called: before multiprocessing waits for the end of a worker that hangs, or Ray is gone.
+        atexit.unregister(close_workers)
+        atexit.register(close_workers)
     return pool
 
 
@@ -108,7 +111,6 @@ def _new_pool(layout: Layout) -> Pool:
     return LocalPool(layout.devices)
 
 
-@atexit.register
 def close_workers() -> None:
     """End the workers that were kept for a next job."""
     while _kept:

@@ -77,7 +77,8 @@ class Scheduler:
         if number not in self._open:
             return False
         self._open.discard(number)
-        self._waiting = deque(task for task in self._waiting if task.number != number)
+        if number in self._alone:  # it had been asked of another worker before, and may wait to be asked again
+            self._waiting = deque(task for task in self._waiting if task.number != number)
         return True
 
     def lost(self, worker: int) -> Task | None:
