@@ -482,11 +482,15 @@ def test_stopped_with_workers_nothing_stays_behind(tmp_path, number):
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_when_all_is_done_does_not_hold_up_the_end(tmp_path):
-    program = (
-        f"import os, signal\nfrom semclip_eval import run\nfrom semclip_eval.workers import answers\n"
-        f"run.execute({config(tmp_path, run__workers=2)!r})\n"
-        "(pool,) = answers._kept.values()\n[os.kill(process.pid, signal.SIGSTOP) for process, _ in pool._processes.values()]"
-    )
+    program = f"""if True:
+        import os, signal
+        from semclip_eval import run
+        from semclip_eval.workers import answers
+        run.execute({config(tmp_path, run__workers=2)!r})
+        (pool,) = answers._kept.values()
+        for process, _ in pool._processes.values():
+            os.kill(process.pid, signal.SIGSTOP)
+    """
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, timeout=120)
 
 

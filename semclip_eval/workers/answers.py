@@ -95,7 +95,7 @@ def _pool(layout: Layout) -> Pool:
         what = "Ray actors" if layout.executor == "ray" else "processes"
         notice(f"Starting {layout.workers} workers ({what}); each loads its own model.")
         pool = _kept[layout] = _new_pool(layout)
-        # Last registered, first called: before multiprocessing waits for the end of a worker that hangs, or Ray is gone.
+        # Last registered, first called: before multiprocessing waits for a worker that hangs, and before Ray is gone.
         atexit.unregister(close_workers)
         atexit.register(close_workers)
     return pool
