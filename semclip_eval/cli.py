@@ -1,14 +1,20 @@
 """The command line: a first word without `=` or a leading dash is a verb, everything else is Hydra's.
 
-Exit codes: 0 done; 1 ran and failed; 2 the command, a config value, a path or a data file is wrong; 130 interrupted,
-with everything done so far kept. Nothing heavy is imported before a verb needs it.
+Exit codes: 0 done; 1 ran and failed; 2 the command, a config value, a path or a data file is wrong; 130 interrupted
+and 143 terminated (SIGTERM), with everything done so far kept. Nothing heavy is imported before a verb needs it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from semclip_eval.errors import SemclipEvalError, Terminated
 
 HELP = """\
 semclip-eval: what does choosing image regions buy a vision-language model?
@@ -59,21 +65,39 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
-    except KeyboardInterrupt:
-        _print_error("interrupted. Everything done so far is kept; the same command goes on from there.")
-        return 130
+        with _terminable():
+            return _dispatch(arguments)
+    except KeyboardInterrupt as error:
+        what, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        _print_error(f"{what}. Everything done so far is kept; the same command goes on from there.")
+        return code
     except BrokenPipeError:
         # The reader (head, less) went away: nothing left to say, and nothing to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        from semclip_eval.errors import SemclipEvalError
-
-        if not isinstance(error, SemclipEvalError):
-            raise
+    except SemclipEvalError as error:
         _print_error(str(error))
         return error.exit_code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM (a scheduler takes the machine back) ends what is running like Ctrl-C does: files are closed, workers
+    ended. A second one changes nothing; SIGKILL is what follows where that takes too long.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _verb_first(arguments: list[str]) -> list[str]:

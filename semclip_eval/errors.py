@@ -32,6 +32,10 @@ class RunFailed(SemclipEvalError):
     exit_code = 1
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the machine is wanted back. Handled like Ctrl-C wherever that is, with an exit code of its own."""
+
+
 class QuestionError(Exception):
     """One question cannot be asked (its image is missing, its box lies outside, its views exceed the context).
 

@@ -19,6 +19,7 @@ from semclip_eval.paths import config_folder
 
 def launch(arguments: list[str]) -> int:
     """One run, or a sweep of them (`-m`). A job of a sweep that fails does not stop the others."""
+    refuse_copies()
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig
@@ -63,6 +64,16 @@ def launch(arguments: list[str]) -> int:
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
     return outcomes.finish()
+
+
+def refuse_copies() -> None:
+    """ConfigError where torchrun or `accelerate launch` started this process as one of several."""
+    copies, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK")
+    if rank is not None and copies.isdigit() and int(copies) > 1:
+        raise ConfigError(
+            f"this is process {rank} of {copies} (WORLD_SIZE={copies}, as torchrun and accelerate launch set it), and "
+            f"all of them would do the same run. Start it once: semclip-eval run.workers={copies} ... (or auto)."
+        )
 
 
 # Hydra's flags that are followed by a value in a word of its own.

@@ -85,6 +85,11 @@ class Source(ABC):
     def selector_name(self) -> str:
         """What the column `selector` says."""
 
+    @property
+    @abstractmethod
+    def one_process_only(self) -> str:
+        """Why several workers make no sense, in a few words; empty where they do."""
+
     @abstractmethod
     def settled(self, run: RunConfig) -> RunConfig:
         """The run section with what this source does not know replaced by constants."""
@@ -127,6 +132,10 @@ class StoredSource(Source):
     def selector_name(self) -> str:
         return self.answers.selector
 
+    @property
+    def one_process_only(self) -> str:
+        return "it looks answers up"
+
     def settled(self, run: RunConfig) -> RunConfig:
         """Constants for device and batch: this machine's must not make another run of the same answers."""
         if run.mode == "latency":
@@ -167,6 +176,12 @@ class LiveSource(Source):
     @property
     def selector_name(self) -> str:
         return self.chooser.name
+
+    @property
+    def one_process_only(self) -> str:
+        if getattr(component_class("model", self.config["model"]), "is_served", False):
+            return "its server answers; raise run.batch_size and model.max_in_flight for more requests at a time"
+        return ""
 
     def settled(self, run: RunConfig) -> RunConfig:
         if run.mode == "latency" and "drop" in self.chooser.needs:

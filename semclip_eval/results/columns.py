@@ -113,6 +113,7 @@ SUMMARY_COLUMNS = (
     _latency("select_vlm", "median of the VLM's part of `select`"),
     _latency("prune", "median of choosing and dropping visual tokens"),
     Column("psi_training", "text", "data", "what ψ has learned from (`train-psi`); empty for weights as published"),
+    Column("workers", "count", "config", "workers of the last session; `questions_per_s` is that of all of them"),
 )
 
 CATEGORY_COLUMNS = (
