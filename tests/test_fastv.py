@@ -53,6 +53,11 @@ def test_wrong_values_are_named(keys: dict[str, Any], place: str) -> None:
         FastV(**{"inner": NoCrop("no_crop"), **keys})
 
 
+def test_tokens_are_not_pruned_before_what_drops_them() -> None:
+    with pytest.raises(ConfigError, match=r"selector\.inner=fastv"):
+        Sparse(inner=FastV(inner=NoCrop("no_crop")))
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
     (samples,) = folder.glob("mini/vstar/mini_llava/*/*/samples.jsonl")
     return [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
