@@ -81,12 +81,27 @@ def _check_attention(vlm: Any, reference: Any, asked: Any, batch: Any, layers: l
         expected = outputs.attentions[-1][0][:, after][:, :, visual]
         torch.testing.assert_close(of_text.weights[0], expected, atol=1e-5, rtol=0)
         assert of_text.queries == tuple(after.tolist())
+        _check_spans(vlm, prepared, of_text, request.prompt.text)
         assert float(expected.std()) > 1e-5  # rows that differ: the comparison could fail
     # The model's own attention function is back, and answers are what they were.
     assert vlm.model.config.text_config._attn_implementation == vlm.attention
     assert vlm.answer(batch) == before
     with pytest.raises(ConfigError, match="layers"):
         vlm.attention_rows(batch[:1], [vlm.layers], "last")
+
+
+def _check_spans(vlm: Any, prepared: Any, rows: Any, text: str) -> None:
+    """Each row's characters are those of its token, and together they are the prompt's text, in order."""
+    joined, reached = "", 0
+    for query, span in zip(rows.queries, rows.spans, strict=True):
+        if span is not None:
+            piece = vlm.tokenizer.decode([prepared.input_ids[query]])
+            # A token may begin with a space, and the last one may hold the template's next characters.
+            assert text[slice(*span)].strip() == piece[: len(text) - span[0] + 1].strip()[: span[1] - span[0]]
+            assert span[0] >= reached
+            joined, reached = joined + text[slice(*span)], span[1]
+    assert joined.replace(" ", "") == text.replace(" ", "")
+    assert rows.spans[-1] is None
 
 
 def _check_confidence(vlm: Any, reference: Any, asked: Any, batch: Any) -> None:

@@ -47,8 +47,8 @@ class Grounding:
         for numbers in _FOUR.findall(answer):
             x1, y1, x2, y2 = map(float, numbers)
             across, down = (1.0, 1.0) if self.fractions and x1 + y1 + x2 + y2 < 4 else frame
-            left, right = (min(max(value / across, 0), 1) * width for value in sorted((x1, x2)))
-            top, bottom = (min(max(value / down, 0), 1) * height for value in sorted((y1, y2)))
+            left, right = (min(max(value * width / across, 0), width) for value in sorted((x1, x2)))
+            top, bottom = (min(max(value * height / down, 0), height) for value in sorted((y1, y2)))
             if left < right and top < bottom:
                 boxes.append(Box(math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)))
         return boxes

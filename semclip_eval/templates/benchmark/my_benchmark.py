@@ -80,7 +80,10 @@ class MyBenchmark(Benchmark):
         )
 
     def prompt(self, question: Question) -> Prompt:
-        """What the VLM is asked after the image placeholders, to the byte."""
+        """What the VLM is asked after the image placeholders, to the byte.
+
+        Prompt has one field more: `specials`, strings of the text that are single tokens of the model (`<ref>`).
+        """
         if self.protocol == "likelihood":
             # Each continuation is scored as the whole answer; nothing is generated.
             return Prompt(question.text, continuations=question.options)
