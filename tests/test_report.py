@@ -670,3 +670,30 @@ def test_the_page_loads_nothing_and_runs_its_own_script_only(finished: Path) -> 
         r"\b(fetch|eval|import|Function)\s*\(|XMLHttpRequest|WebSocket|(inner|outer|Adjacent)HTML", own
     )
     assert set(re.findall(r"https?://[^\s\"']+", own)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_a_run_of_an_earlier_version_lacks_columns_and_is_shown(tmp_path: Path) -> None:
+    folder = execute(config(tmp_path))
+    execute(config(tmp_path, selector=SEMCLIP))
+    for name, late in (
+        ("summary.csv", ("forwards_mean", "psi_training", "started_at")),
+        ("categories.csv", ("n_units",)),
+    ):
+        lines = (folder / name).read_text().splitlines()
+        kept = [index for index, column in enumerate(lines[0].split(",")) if column not in late]
+        rows = list(csv.reader(lines))
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([[row[index] for index in kept] for row in rows])
+    files, left_out = report(tmp_path, 2)
+    assert not left_out
+    assert {row["selector"] for row in records(files, ".main.csv")} == {"no_crop", "semclip"}
+
+
+def test_a_row_that_cannot_be_placed_is_left_out_by_name(tmp_path: Path) -> None:
+    folder = execute(config(tmp_path))
+    execute(config(tmp_path, selector=SEMCLIP))
+    lines = (folder / "summary.csv").read_text().splitlines()
+    lines[0] = lines[0].replace("selector", "chooser", 1)
+    (folder / "summary.csv").write_text("\n".join(lines) + "\n")
+    _, left_out = report(tmp_path, 2)
+    assert [("selector" in each.why, each.folder.split("/")[-2]) for each in left_out] == [(True, "no_crop")]
