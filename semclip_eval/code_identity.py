@@ -23,6 +23,8 @@ NOT_ANSWERS = (
     "results",
     "templates",
     "trackers",
+    "ask.py",
+    "choose.py",
     "cli.py",
     "console.py",
     "doctor.py",
@@ -32,6 +34,7 @@ NOT_ANSWERS = (
     "new.py",
     "outcomes.py",
     "rescore.py",
+    "stacked.py",
     "api.py",
     "__main__.py",
 )
