@@ -33,6 +33,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "zoom, 25 forwards": ("selector=zoom", "selector.max_forwards=25"),
     "rap, best 4 tiles": ("selector=rap", "selector.search=false", "selector.keep_overview=true"),
     "rap, 25 forwards": ("selector=rap", "selector.max_forwards=25"),
+    "hide": ("selector=hide",),
     "sparse semclip, half": ("selector=sparse", "selector.keep_ratio=0.5"),
     "sparse full_crop, tenth": ("selector=sparse", "selector.inner=full_crop", "selector.keep_ratio=0.1"),
     "random_crop": ("selector=random_crop",),
