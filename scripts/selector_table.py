@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "zoom, 25 forwards": ("selector=zoom", "selector.max_forwards=25"),
     "rap, best 4 tiles": ("selector=rap", "selector.search=false", "selector.keep_overview=true"),
     "rap, 25 forwards": ("selector=rap", "selector.max_forwards=25"),
+    "hide": ("selector=hide",),
     "focus, m 1": ("selector=focus", "selector.steps=1", "selector.overrun=false"),
     "focus, m 4": ("selector=focus", "selector.steps=4"),
     "focus, m 8": ("selector=focus",),

@@ -30,21 +30,20 @@ def check_hide(vlm: Any, reference: Any, image: Image.Image, cells: tuple[int, i
     template behind the text's first closing token, which the published code does not cut off.
     """
     tokenizer = reference.processor.tokenizer
-    entities = "red star, blue circle"
-    item = SelectionInput("q", "i", image, f"Is the {entities.replace(', ', ' left of the ')}?", (), None, 0)
-    selector = Hide(entities="noun_phrases", sigma=1, threshold=0.5)
+    item = SelectionInput("q", "i", image, "Is it the cup?", (), None, 0)
+    selector = Hide(entities="noun_phrases", sigma=1, threshold=0.9)
     facade = SelectorVLM(vlm, selector.needs, None, StageClock("cpu", on=False))
     (selection,) = selector.select([item], Tools(vlm=facade))
 
     image_id = tokenizer.convert_tokens_to_ids(reference.processor.image_token)
     with torch.no_grad():
-        inputs, outputs = eager(reference, Request((image,), Prompt(f"{WORDS} {entities}")))
+        inputs, outputs = eager(reference, Request((image,), Prompt(f"{WORDS} cup")))
     visual = (inputs.input_ids[0] == image_id).nonzero()[:, 0]
     first, count = int(visual[-1]) + 1 + before, len(tokenizer(WORDS, add_special_tokens=False).input_ids)
     last = inputs.input_ids.shape[1] - len(tokenizer(behind, add_special_tokens=False).input_ids)
     maps = torch.stack([layer[0, :, first:last][:, :, visual].mean(0) for layer in outputs.attentions]).mean(0)
     grids = maps.double().numpy().reshape(-1, *cells)
-    pixels, boxes = naive_hide(grids, count, image, 1, 0.5, BACKGROUNDS["white"])
+    pixels, boxes = naive_hide(grids, count, image, 1, 0.9, BACKGROUNDS["white"])
     assert pixels is not None
     assert boxes
     assert 0 < selection.measures["shown"] < 1  # a choice: the comparison could fail
