@@ -30,8 +30,8 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
-  semclip-eval export RUN_DIR --format inspect --output FILE   a run in another harness's format (lmms-eval, inspect)
-  semclip-eval new selector NAME [--folder DIR]      a selector (benchmark, psi, model) of your own that runs as it is
+  semclip-eval export RUN_DIR --format lmms-eval ... a run as lmms-eval's or inspect's files
+  semclip-eval new selector NAME [--folder DIR]      a selector, benchmark, psi or model of your own to begin with
   semclip-eval doctor                                what this machine can run
   ... --json with list, show, compare, choose, ask, regress, doctor: one JSON document instead of a table
 
