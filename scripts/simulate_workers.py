@@ -4,8 +4,8 @@
 
 Seconds of single questions are measured here first, for selectors whose questions cost alike (`no_crop`, `semclip`) and
 unlike (`zoom`, `rap`), in CPU time of this process, so that what else runs on the machine does not count. A block is a
-sum of questions drawn from them; a distribution with a heavy tail stands beside them. The real driver and scheduler hand
-the blocks to workers that exist in virtual time only. Idle share: 1 - busy / (workers x seconds from the first
+sum of questions drawn from them; a distribution with a heavy tail stands beside them. The real driver and scheduler
+hand the blocks to workers that exist in virtual time only. Idle share: 1 - busy / (workers x seconds from the first
 worker that is ready to the last answer). Models are loaded at once here: what starting costs is another number.
 
 The last table is the driver's own speed in real time, without workers that need any: blocks and records that it hands
