@@ -64,11 +64,13 @@ FLAGS_WITH_VALUE = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    terminated = threading.Event()
     try:
-        with _terminable():
+        with _terminable(terminated):
             return _dispatch(arguments)
-    except KeyboardInterrupt as error:
-        what, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+    except KeyboardInterrupt:
+        # Not by the exception's class: a library that is waiting (Ray) raises a KeyboardInterrupt of its own for it.
+        what, code = ("terminated", 143) if terminated.is_set() else ("interrupted", 130)
         _print_error(f"{what}. Everything done so far is kept; the same command goes on from there.")
         return code
     except BrokenPipeError:
@@ -81,9 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable(terminated: threading.Event) -> Iterator[None]:
     """SIGTERM (a scheduler takes the machine back) ends what is running like Ctrl-C does: files are closed, workers
-    ended. A second one changes nothing; SIGKILL is what follows where that takes too long.
+    ended. A second one changes nothing; SIGKILL is what follows where that takes too long. Sets `terminated`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -91,6 +93,7 @@ def _terminable() -> Iterator[None]:
 
     def terminate(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        terminated.set()
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -26,6 +27,7 @@ from semclip_eval.run import execute
 from semclip_eval.workers import answers, layout
 from semclip_eval.workers.answers import close_workers, merged_truncations
 from semclip_eval.workers.driver import Driver, as_error
+from semclip_eval.workers.local_pool import LocalPool
 from semclip_eval.workers.messages import Answered, Failed, Job, Lost, Ready, Report, ReportRequest, Task
 from semclip_eval.workers.scheduler import Scheduler
 from semclip_eval.workers.worker import BlockWorker, job_config
@@ -303,6 +305,18 @@ def test_counts_of_texts_add_up():
 # Real processes.
 
 
+def test_each_process_sees_its_own_devices(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    pool = LocalPool(("4,5", "6,7"))
+    numbers = [pool.start(slot) for slot in (0, 1)]
+    try:
+        environments = [psutil.Process(pool._processes[number][0].pid).environ() for number in numbers]
+    finally:
+        pool.close()
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["4,5", "6,7"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
+
+
 def test_two_processes_write_what_one_does(tmp_path):
     changes = {"selector": SEMCLIP, "benchmark__count": 23, "benchmark__broken": ["q3"], "run__max_error_rate": 0.2}
     one = execute(config(tmp_path / "one", **changes, run__batch_size=4))
@@ -463,8 +477,6 @@ def test_stopped_with_workers_nothing_stays_behind(tmp_path, number):
     words = [f"run.output_dir={tmp_path / 'out'}", "run.limit=191", "run.workers=2"]
     process = command(*words)
     samples = started(process, tmp_path / "out", 4)
-    import psutil
-
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     second = command(*words)  # a second driver on the same run

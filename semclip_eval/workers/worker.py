@@ -58,7 +58,8 @@ class BlockWorker:
     def _open(self, job: Job) -> Ready:
         import torch
 
-        os.chdir(job.folder)
+        if os.path.isdir(job.folder):  # another machine may lack it, and need it for nothing
+            os.chdir(job.folder)
         if job.threads is not None:
             torch.set_num_threads(job.threads)
         plan = make_plan(job.config)
