@@ -15,6 +15,8 @@ SAME_ANSWERS = frozenset(
     "benchmark.path benchmark.hub_id model.path model.hub_id run.limit run.batch_size run.num_workers run.output_dir "
     "run.resume run.retry_errors run.max_error_rate".split()
 )
+# What an accuracy run and the latency run of its configuration have in common, beside the choice of views.
+TIMED_COLUMNS = "profile benchmark protocol model model_revision".split()
 # A run's own columns that every run of one comparison shares. The revisions are among them: answers of two versions
 # of the weights or the data do not belong in one column, whatever else is the same.
 SHARED = "profile benchmark split protocol metric model model_revision dataset_revision mode seed n".split()
@@ -77,6 +79,26 @@ def comparisons(runs: Iterable[FinishedRun]) -> list[Comparison]:
 def _cell(run: FinishedRun, column: str) -> str:
     """A cell of `SHARED`. Answers made elsewhere come in a file for each way of choosing views: no other version."""
     return "answers made elsewhere" if column == "model_revision" and run.replayed else run.row[column]
+
+
+def latency_run(run: FinishedRun, timed: Iterable[FinishedRun]) -> FinishedRun | None:
+    """Of `timed` the latency run of the same configuration: benchmark, protocol, model, selector, crops and ψ.
+
+    Of several the one with most questions, then the newest.
+    """
+    same = [
+        other
+        for other in timed
+        if all(run.row[name] == other.row[name] for name in TIMED_COLUMNS)
+        and all(run.config.get(name) == other.config.get(name) for name in ("selector", "crops", "psi"))
+    ]
+    return max(same, key=lambda other: (int(other.row["n"]), other.row["started_at"], other.id), default=None)
+
+
+def milliseconds(run: FinishedRun, timed: Iterable[FinishedRun]) -> float | None:
+    """The median E2E latency in ms of the run's configuration; None where it was not timed."""
+    other = latency_run(run, timed)
+    return None if other is None else other.number("e2e_ms_p50")
 
 
 def base_settings(run: FinishedRun) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from semclip_eval.report.comparisons import Comparison
+from semclip_eval.report.comparisons import Comparison, Labelled
 from semclip_eval.report.lines import Line, timed_stages
 from semclip_eval.report.style import INK, MUTED, STAGE_COLOURS, Style
-from semclip_eval.report.table import decimal, percent
+from semclip_eval.report.table import count, decimal, percent
+from semclip_eval.results.pareto import front
 from semclip_eval.results.targets import TARGET_SIZE
 
 WIDTH, HEIGHT = 4.5, 3.8
@@ -53,23 +54,33 @@ def plots(comparison: Comparison, rows: Sequence[Line], styles: Mapping[str, Sty
 
 
 def _tokens_plot(rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None:
-    shown = [line for line in rows if _measured(line, "accuracy") and _measured(line, "visual_tokens_mean")]
-    if len(shown) < 2:
+    return cost_plot(
+        "tokens", "visual tokens", [(line, line.run.number("visual_tokens_mean")) for line in rows], styles
+    )
+
+
+def cost_plot(
+    name: str, unit: str, costs: Sequence[tuple[Line | Labelled, float | None]], styles: Mapping[str, Style]
+) -> Plot | None:
+    """Accuracy against what a question costs on average, with the Pareto front; None for fewer than two runs.
+
+    Runs whose accuracy or cost was not measured are left out; oracles are drawn, but no part of the front.
+    """
+    measured = [(line, cost) for line, cost in costs if cost is not None and _measured(line, "accuracy")]
+    if len(measured) < 2:
         return None
+    shown, places = [line for line, _ in measured], [cost for _, cost in measured]
 
     def decorate(axes: Any) -> None:
-        tokens = [_value(line, "visual_tokens_mean") for line in shown]
-        axes.set_xlabel("visual tokens a question (mean)")
-        if max(tokens) > LOG_RATIO * min(tokens) > 0:
-            _log_ticks(axes, min(tokens), max(tokens))
-        front = _front(shown)
-        if len(front) > 1:
-            axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color="#bdbdbd", linewidth=1.2, zorder=1)
+        axes.set_xlabel(f"{unit} a question")
+        if max(places) > LOG_RATIO * min(places) > 0:
+            _log_ticks(axes, min(places), max(places))
+        steps = _front_steps(shown, places)
+        if len(steps) > 1:
+            axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="#bdbdbd", linewidth=1.2, zorder=1)
 
-    alt = "; ".join(f"{_reads(line)} at {decimal(line.run.number('visual_tokens_mean'))} tokens" for line in shown)
-    return _scatter(
-        "accuracy_tokens", "Accuracy against visual tokens", alt, "visual_tokens_mean", shown, styles, decorate
-    )
+    alt = "; ".join(f"{_reads(line)} at {count(cost)} {unit}" for line, cost in measured)
+    return _scatter(f"accuracy_{name}", f"Accuracy against {unit}", alt, places, shown, styles, decorate)
 
 
 def _hits_plot(rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None:
@@ -82,7 +93,8 @@ def _hits_plot(rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None
         axes.set_xlim(-4, 104)
 
     alt = "; ".join(f"{_reads(line)} at a hit rate of {percent(line.run.number('hit_rate'))} %" for line in shown)
-    return _scatter("accuracy_hits", "Accuracy against hit rate", alt, "hit_rate", shown, styles, decorate)
+    places = [100 * _value(line, "hit_rate") for line in shown]
+    return _scatter("accuracy_hits", "Accuracy against hit rate", alt, places, shown, styles, decorate)
 
 
 def _size_plots(rows: Sequence[Line], styles: Mapping[str, Style]) -> list[Plot | None]:
@@ -145,21 +157,19 @@ def _scatter(
     name: str,
     title: str,
     alt: str,
-    column: str,
-    shown: Sequence[Line],
+    places: Sequence[float],
+    shown: Sequence[Line | Labelled],
     styles: Mapping[str, Style],
     decorate: Callable[[Any], None],
 ) -> Plot:
-    """Accuracies with their intervals over a column of summary.csv; `decorate` sets up the horizontal axis."""
+    """Accuracies with their intervals over a place for each run; `decorate` sets up the horizontal axis."""
     from matplotlib.transforms import ScaledTranslation
 
-    scale = 100.0 if column == "hit_rate" else 1.0
     names = [line.name + (" (sees the boxes)" if line.run.kind == "oracle" else "") for line in shown]
     columns = _legend_columns(names)
     with _figure(HEIGHT + LEGEND_ROW * (len(names) / columns - 2)) as figure:
         axes = figure.add_subplot()
         decorate(axes)
-        places = [scale * _value(line, column) for line in shown]
         for name_shown, line, place, shift in zip(names, shown, places, _dodge(places), strict=True):
             style = styles[line.run.id]
             accuracy = 100 * _value(line, "accuracy")
@@ -186,7 +196,7 @@ def _scatter(
         return _drawn(figure, name, title, f"{title}. {alt}.")
 
 
-def _accuracy_axis(axes: Any, shown: Sequence[Line]) -> None:
+def _accuracy_axis(axes: Any, shown: Sequence[Line | Labelled]) -> None:
     chance = shown[0].run.number("chance_accuracy")
     ends = [
         100 * value
@@ -213,19 +223,15 @@ def _accuracy_axis(axes: Any, shown: Sequence[Line]) -> None:
     axes.set_ylabel("accuracy, % (95 % interval)")
 
 
-def _front(shown: Sequence[Line]) -> list[tuple[float, float]]:
-    """Tokens and accuracy of the runs that no other one beats with as few tokens; oracles are no methods."""
-    points = sorted(
-        (_value(line, "visual_tokens_mean"), -100 * _value(line, "accuracy"))
-        for line in shown
+def _front_steps(shown: Sequence[Line | Labelled], places: Sequence[float]) -> list[tuple[float, float]]:
+    """Corners of the Pareto front up to the highest cost, accuracies in percent; oracles are no methods."""
+    points = [
+        (place, 100 * _value(line, "accuracy"))
+        for line, place in zip(shown, places, strict=True)
         if line.run.kind != "oracle"
-    )
-    front: list[tuple[float, float]] = []
-    for tokens, negative in points:
-        if not front or -negative > front[-1][1]:
-            front.append((tokens, -negative))
-    most = max((_value(line, "visual_tokens_mean") for line in shown), default=0.0)
-    return [*front, (most, front[-1][1])] if front else []
+    ]
+    steps = [points[index] for index in front(points)]
+    return [*steps, (max(places), steps[-1][1])] if steps else []
 
 
 def _log_ticks(axes: Any, least: float, most: float) -> None:
@@ -330,15 +336,15 @@ def _drawn(figure: Any, name: str, title: str, alt: str) -> Plot:
     return Plot(name, title, alt, png.getvalue(), svg.getvalue())
 
 
-def _reads(line: Line) -> str:
+def _reads(line: Line | Labelled) -> str:
     return f"{line.name} {percent(line.run.number('accuracy'))} %"
 
 
-def _measured(line: Line, column: str) -> bool:
+def _measured(line: Line | Labelled, column: str) -> bool:
     return line.run.number(column) is not None
 
 
-def _value(line: Line, column: str) -> float:
+def _value(line: Line | Labelled, column: str) -> float:
     value = line.run.number(column)
     assert value is not None
     return value

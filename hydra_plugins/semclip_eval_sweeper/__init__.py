@@ -1,0 +1,1 @@
+"""Hydra takes a sweeper from the namespace `hydra_plugins` only; there is nothing else in this folder."""
