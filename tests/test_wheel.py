@@ -28,6 +28,7 @@ def test_the_wheel_holds_configs_and_weights(wheel):
         assert f"semclip_eval/configs/{path.relative_to(ROOT / 'configs')}" in names
     for kind in ("vlm", "clip"):
         assert any(name.startswith(f"semclip_eval/mini/weights/{kind}/") and "safetensors" in name for name in names)
+    assert "hydra_plugins/semclip_eval_sweeper/variants.py" in names
     assert not any(name.startswith(("tests/", "results/")) for name in names)
 
 

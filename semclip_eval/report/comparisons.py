@@ -81,6 +81,18 @@ def _cell(run: FinishedRun, column: str) -> str:
     return "answers made elsewhere" if column == "model_revision" and run.replayed else run.row[column]
 
 
+def newest_of_each(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Of runs that were asked the same with the same settings, by older and newer code, only the newest; in order."""
+    newest: dict[str, FinishedRun] = {}
+    for run in runs:
+        key = repr(([_cell(run, column) for column in SHARED], sorted(_settings(run).items())))
+        before = newest.get(key)
+        if before is None or (run.row["started_at"], run.id) > (before.row["started_at"], before.id):
+            newest[key] = run
+    kept = {run.id for run in newest.values()}
+    return [run for run in runs if run.id in kept]
+
+
 def latency_run(run: FinishedRun, timed: Iterable[FinishedRun]) -> FinishedRun | None:
     """Of `timed` the latency run of the same configuration: benchmark, protocol, model, selector, crops and ψ.
 
@@ -144,8 +156,9 @@ def _namesakes(runs: Sequence[FinishedRun]) -> list[Labelled]:
         return [Labelled(runs[0], "")]
     settings = [_settings(run) for run in runs]
     keys = [key for key in dict.fromkeys(key for flat in settings for key in flat) if _differ(settings, key)]
-    # The name of a crop scheme or of a ψ says what its other keys would repeat, unless two of one name differ.
-    for section in ("crops", "psi"):
+    # The name of a crop scheme, a ψ or an inner selector says what its other keys would repeat, unless two of one name
+    # differ.
+    for section in ("crops", "psi", "selector.inner"):
         if f"{section}.name" in keys:
             same_name: dict[Any, list[dict[str, Any]]] = {}
             for flat in settings:
@@ -171,13 +184,17 @@ def _setting(key: str, value: Any) -> str:
     section, _, name = key.partition(".")
     if name == "name":
         return f"{section} {value}"
+    name = name.removesuffix(".name")
     return f"{name if section == 'selector' else key}={value}"
 
 
 def _row_order(labelled: Labelled) -> tuple[Any, ...]:
     run = labelled.run
-    # Numbers inside a label count as numbers: top_k=2 before top_k=10.
-    parts = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", labelled.differs)]
+    # Numbers inside a label count as numbers: top_k=2 before top_k=10, keep_ratio=0.25 before 0.5.
+    parts = [
+        (float(part), "") if part[:1].isdigit() else (-1, part)
+        for part in re.split(r"(\d+(?:\.\d+)?)", labelled.differs)
+    ]
     return KINDS.index(run.kind), run.selector != "semclip", run.selector, parts, run.id
 
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semclip_eval.errors import ConfigError, SemclipEvalError
-from semclip_eval.report.comparisons import Comparison, Labelled, base_settings, comparisons, latency_run
+from semclip_eval.report.comparisons import (
+    Comparison,
+    Labelled,
+    base_settings,
+    comparisons,
+    latency_run,
+    newest_of_each,
+)
 from semclip_eval.report.runs import FinishedRun, LeftOut, read_results
 from semclip_eval.results.comparison import Pair, Run, paired, read_run, refuse_different
 from semclip_eval.results.pareto import front
@@ -96,7 +103,13 @@ def review(
     runs, left_out = read_results(results)
     timed = [run for run in runs if run.row["mode"] == "latency"]
     asked = [run for run in runs if run.row["mode"] != "latency" and not run.random_weights]
-    found = [comparison for comparison in comparisons(asked) if len(comparison.runs) > 1]
+    kept = newest_of_each(asked)
+    left_out += [
+        LeftOut(run.folder.relative_to(results).as_posix(), "a newer run has the same settings")
+        for run in asked
+        if run not in kept
+    ]
+    found = [comparison for comparison in comparisons(kept) if len(comparison.runs) > 1]
     if not found:
         raise ConfigError(
             f"{results}: holds no two accuracy runs to compare. This makes some: "

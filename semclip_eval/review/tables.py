@@ -13,7 +13,6 @@ from semclip_eval.report.table import (
     Footnotes,
     Row,
     Table,
-    count,
     decimal,
     p_value,
     percent,
@@ -56,7 +55,7 @@ def cost_table(review: Review) -> Table:
                     _name(row, footnotes),
                     accuracy_cell(row.run.row),
                     _cost(row, "tokens"),
-                    Cell(count(row.run.number("encoded_tokens_mean"))),
+                    Cell(decimal(row.run.number("encoded_tokens_mean"))),
                     _cost(row, "forwards"),
                     _cost(row, "ms"),
                 ),
@@ -94,7 +93,7 @@ def test_table(review: Review) -> Table:
             Column(f"{DASH}/+"),
             Column("p"),
             Column("p, Holm"),
-            Column("detectable, points"),
+            Column("MDD, points"),
             Column("verdict", numeric=False),
         ),
         rows=tuple(
@@ -159,8 +158,8 @@ def sentences(review: Review) -> list[str]:
 def _power_sentence(review: Review) -> str:
     tested = [row for row in review.rows if row.p_holm is not None and row.pair is not None]
     text = (
-        "Detectable: the difference that one test at this level finds with 80 % power, on as many questions, of which "
-        "as many are discordant."
+        "MDD, minimum detectable difference: what one test at this level finds with 80 % power on as many questions, "
+        f"of which as many are discordant; {DASH} where no difference would be."
     )
     both = [row for row in tested if row.detectable is not None and row.detectable_strictest is not None]
     if both:

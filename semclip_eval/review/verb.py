@@ -78,7 +78,7 @@ def files(reviews: Sequence[Review]) -> dict[str, bytes]:
             place = f"plots/{each.comparison.slug}.{plot.name}"
             written[f"{place}.png"] = plot.png
             written[f"{place}.svg"] = plot.svg.encode()
-            section += f"\n![{tables.escape_markdown(plot.alt)}]({place}.png)\n"
+            section += f"\n![{tables.escape_markdown(plot.title)}]({place}.png)\n"
         sections.append(section)
     records = [record for each in reviews for record in cost_table(each).records]
     written[MARKDOWN] = "\n".join(sections).encode()
@@ -94,9 +94,8 @@ def markdown(each: Review) -> str:
 
 
 def _print(each: Review) -> None:
-    out.print(each.comparison.title, style="bold", highlight=False)
     for table in (cost_table(each), test_table(each)):
-        out.print(table.caption, highlight=False)
+        out.print(table.caption, style="bold", highlight=False)
         _print_table(table)
         for letter, text in table.notes:
             out.print(f"({letter}) {text}", style="italic dim", highlight=False)
@@ -113,7 +112,7 @@ def _print_table(table: Table) -> None:
     printed = Printed(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in table.columns:
         # A word a line, so that eighty columns suffice.
-        heading = Text(tables.one_line(column.heading).replace(" ", "\n"))
+        heading = Text(column.heading.replace(" ", "\n"))
         printed.add_column(
             heading, justify="right" if column.numeric else "left", overflow="fold", no_wrap=column.numeric
         )
