@@ -27,6 +27,10 @@ LOG_RATIO = 8
 # Runs at the same place stand side by side, this many points apart.
 DODGE_POINTS = 8
 DODGE_PART = 0.02
+# And closer where many share a place, so that none stands far from where it belongs.
+DODGE_MOST = 24
+# With more runs than this, intervals are drawn thin and pale behind the marks.
+CROWD = 8
 # A size with fewer questions than this has an interval that tells nothing.
 FEWEST_OF_A_SIZE = 10
 # Height in inches of one row of the legend.
@@ -75,6 +79,9 @@ def cost_plot(
         axes.set_xlabel(f"{unit} a question")
         if max(places) > LOG_RATIO * min(places) > 0:
             _log_ticks(axes, min(places), max(places))
+        else:
+            # Room for marks that stand side by side at the ends.
+            axes.margins(x=0.08)
         steps = _front_steps(shown, places)
         if len(steps) > 1:
             axes.plot(*zip(*steps, strict=True), drawstyle="steps-post", color="#bdbdbd", linewidth=1.2, zorder=1)
@@ -163,8 +170,10 @@ def _scatter(
     decorate: Callable[[Any], None],
 ) -> Plot:
     """Accuracies with their intervals over a place for each run; `decorate` sets up the horizontal axis."""
+    from matplotlib.colors import to_rgba
     from matplotlib.transforms import ScaledTranslation
 
+    crowded = len(shown) > CROWD
     names = [line.name + (" (sees the boxes)" if line.run.kind == "oracle" else "") for line in shown]
     columns = _legend_columns(names)
     with _figure(HEIGHT + LEGEND_ROW * (len(names) / columns - 2)) as figure:
@@ -184,9 +193,10 @@ def _scatter(
                 fmt=style.mark,
                 color=style.colour,
                 markerfacecolor="white" if style.hollow else style.colour,
-                markersize=7,
-                elinewidth=1.3,
-                capsize=2.5,
+                markersize=6 if crowded else 7,
+                ecolor=to_rgba(style.colour, 0.35 if crowded else 1),
+                elinewidth=0.9 if crowded else 1.3,
+                capsize=0 if crowded else 2.5,
                 label=name_shown,
                 transform=axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans),
                 zorder=3,
@@ -256,8 +266,9 @@ def _dodge(places: Sequence[float]) -> list[float]:
         groups[start].append(index)
     shifts = [0.0] * len(places)
     for members in groups.values():
+        apart = min(DODGE_POINTS, DODGE_MOST / max(1, len(members) - 1))
         for rank, index in enumerate(sorted(members)):
-            shifts[index] = DODGE_POINTS * (rank - (len(members) - 1) / 2)
+            shifts[index] = apart * (rank - (len(members) - 1) / 2)
     return shifts
 
 

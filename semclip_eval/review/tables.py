@@ -175,10 +175,12 @@ def _power_sentence(review: Review) -> str:
 
 def _record(review: Review, row: ReviewRow) -> dict[str, Any]:
     run, pair, timed = row.run, row.pair, row.timed
-    record: dict[str, Any] = origin(run, row.labelled.differs)
-    record |= {column: run.row.get(column) for column in _RECORD if column in run.row}
+    record: dict[str, Any] = dict.fromkeys(RECORD_COLUMNS) | origin(run, row.labelled.differs)
+    record |= {column: _number(run.row[column]) for column in _RECORD if column in run.row}
     record |= {f"front_{name}": name in row.fronts for name in COSTS}
     record |= {
+        "uses_truth": row.sees_truth,
+        "seed": _number(run.row["seed"]),
         "e2e_ms_p50": row.cost("ms"),
         "latency_n": None if timed is None else int(timed.row["n"]),
         "latency_device": None if timed is None else timed.row["device"],
@@ -205,3 +207,8 @@ def _record(review: Review, row: ReviewRow) -> dict[str, Any]:
             "note": p_doubt(pair),
         }
     return record
+
+
+def _number(cell: str) -> int | float | None:
+    """A CSV cell as a number; None for an empty one."""
+    return None if not cell else int(cell) if cell.isdigit() else float(cell)
