@@ -122,7 +122,10 @@ def test_a_missing_file_and_another_header_are_named(tmp_path: Path) -> None:
 
 def test_the_page_quotes_the_file_and_what_is_said_of_it() -> None:
     findings = [check(published) for published in read_published(SHIPPED)]
-    assert markdown(findings) in PAGE.read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    assert markdown(findings) in page
+    assert (sum(bool(found.problems) for found in findings), len(findings)) == (8, 78)
+    assert "Eight of the 78 cannot be as printed." in page
     assert all(found.published.source for found in findings)
     # The three overall numbers that do not follow from their parts.
     wrong = {found.published.overall.percent for found in findings if "the parts make" in found.verdict}

@@ -28,7 +28,7 @@ class VariantSweeper(BasicSweeper):
         super().__init__(max_batch_size=max_batch_size, params=params)
         self.variants = variants
 
-    def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:  # type: ignore[override]
+    def split_arguments(self, overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
         """The overrides of every job, in batches."""
         typed = [override for override in overrides if override.get_key_element() != SELECTOR]
         chosen = [override for override in overrides if override.get_key_element() == SELECTOR]
@@ -53,5 +53,6 @@ class VariantSweeper(BasicSweeper):
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         texts = [as_group_choice(f"{key}={value}") for key, value in variant.items()]
+        jobs: list[list[str]]
         (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(texts), None)
         return jobs

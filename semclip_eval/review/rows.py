@@ -109,6 +109,8 @@ def review(
         for run in asked
         if run not in kept
     ]
+    alone = [comparison for comparison in comparisons(kept) if len(comparison.runs) == 1]
+    left_out += [LeftOut(comparison.title, "a single run, with nothing to compare it to") for comparison in alone]
     found = [comparison for comparison in comparisons(kept) if len(comparison.runs) > 1]
     if not found:
         raise ConfigError(

@@ -15,7 +15,7 @@ from semclip_eval.review.rows import COSTS, Review, review
 from semclip_eval.review.tables import RECORD_COLUMNS, cost_table, sentences, test_table
 
 MARKDOWN, COMMA_SEPARATED = "review.md", "review.csv"
-UNITS = {"tokens": "visual tokens", "forwards": "VLM forwards", "ms": "ms"}
+UNITS = {"tokens": "visual tokens", "forwards": "VLM forwards", "ms": "E2E ms"}
 
 
 def run_review(arguments: list[str]) -> int:
