@@ -25,6 +25,7 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval show RUN_DIR [--question ID]          one run, or one question of it
   semclip-eval compare RUN_DIR RUN_DIR ...           paired differences with intervals, exact McNemar p
   semclip-eval choose RESULTS --max-tokens 600       the best selector within a budget, and what ties with it
+  semclip-eval review RESULTS [--output FOLDER]      every selector at every budget: Pareto fronts, corrected tests
   semclip-eval rescore RUN_DIR benchmark.parser=...  stored answers under another rule, and what the rule alone moves
   semclip-eval ask IMAGE "QUESTION" selector=a,b     one question about one image, selectors side by side
   semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
@@ -200,6 +201,11 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_new(rest)
 
+    def review_verb(rest: list[str]) -> int:
+        from semclip_eval.review.verb import run_review
+
+        return run_review(rest)
+
     def doctor_verb(rest: list[str]) -> int:
         from semclip_eval.doctor import run_doctor
 
@@ -214,6 +220,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "regress": regress_verb,
         "ask": ask_verb,
         "choose": choose_verb,
+        "review": review_verb,
         "train-psi": train_psi_verb,
         "export": export_verb,
         "new": new_verb,

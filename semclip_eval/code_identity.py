@@ -35,6 +35,8 @@ NOT_ANSWERS = (
     "outcomes.py",
     "rescore.py",
     "stacked.py",
+    "variants.py",
+    "review",
     "api.py",
     "__main__.py",
 )

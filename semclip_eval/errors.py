@@ -15,7 +15,10 @@ class ConfigError(SemclipEvalError):
 
 
 class NotApplicable(ConfigError):
-    """What was asked for does not exist here (the oracle's crop on a benchmark without boxes): nothing to mend."""
+    """What was asked for does not exist here, and there is nothing to mend: in a sweep it is no failure.
+
+    The oracle's crop on a benchmark without boxes; a selector that reads of the model what it does not offer.
+    """
 
 
 class DataError(SemclipEvalError):

@@ -25,6 +25,9 @@ def launch(arguments: list[str]) -> int:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    from semclip_eval.variants import register
+
+    register()
     refuse_in_arguments(arguments)
     arguments = [as_group_choice(argument) for argument in arguments]
     for argument in taken_apart(arguments)[0]:

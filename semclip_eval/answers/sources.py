@@ -264,13 +264,13 @@ class LiveSource(Source):
 
 
 def check_capabilities(selector: Selector, model: type[VLM], name: str) -> None:
-    """ConfigError for a need that no model knows, or that this one cannot meet; needs no weights."""
+    """ConfigError for a need that no model knows, NotApplicable for one that this model lacks; needs no weights."""
     unknown = selector.needs.difference(NEEDS)
     if unknown:
         raise ConfigError(f"selector={selector.name}: needs '{min(unknown)}'; what exists is {', '.join(NEEDS)}.")
     missing = selector.needs.intersection(CAPABILITIES).difference(model.capabilities)
     if missing:
-        raise ConfigError(
+        raise NotApplicable(
             f"selector={selector.name} needs {', '.join(sorted(missing))} of the model, which model={name} does not "
             "offer; choose another selector or model (docs/models.md lists what each can do)."
         )

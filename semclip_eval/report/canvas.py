@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from semclip_eval.report.comparisons import Labelled
 from semclip_eval.report.lines import Line
 from semclip_eval.report.style import INK, MUTED, Style
 
@@ -22,6 +23,10 @@ LOG_RATIO = 8
 # Runs at the same place stand side by side, this many points apart.
 DODGE_POINTS = 8
 DODGE_PART = 0.02
+# And closer where many share a place, so that none stands far from where it belongs.
+DODGE_MOST = 24
+# With more runs than this, intervals are drawn thin and pale behind the marks.
+CROWD = 8
 # Height in inches of one row of the legend.
 LEGEND_ROW = 0.2
 
@@ -41,7 +46,7 @@ class Plot:
 class Point:
     """A run in a scatter: where it stands on the horizontal axis, in that axis's unit."""
 
-    line: Line
+    line: Line | Labelled
     place: float
 
     @property
@@ -70,8 +75,10 @@ def scatter(
     decorate: Callable[[Any], None],
 ) -> Plot:
     """Accuracies with their intervals at their places; `decorate` sets up the horizontal axis."""
+    from matplotlib.colors import to_rgba
     from matplotlib.transforms import ScaledTranslation
 
+    crowded = len(shown) > CROWD
     names = [shown_name(point.line) for point in shown]
     columns = legend_columns(names)
     with figure_of(HEIGHT + LEGEND_ROW * (len(names) / columns - 2)) as figure:
@@ -92,9 +99,10 @@ def scatter(
                 fmt=style.mark,
                 color=style.colour,
                 markerfacecolor="white" if style.hollow else style.colour,
-                markersize=7,
-                elinewidth=1.3,
-                capsize=2.5,
+                markersize=6 if crowded else 7,
+                ecolor=to_rgba(style.colour, 0.35 if crowded else 1),
+                elinewidth=0.9 if crowded else 1.3,
+                capsize=0 if crowded else 2.5,
                 label=label,
                 transform=axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans),
                 zorder=3,
@@ -104,12 +112,12 @@ def scatter(
         return drawn(figure, name, title, f"{title}. {alt}.")
 
 
-def shown_name(line: Line) -> str:
+def shown_name(line: Line | Labelled) -> str:
     """The run's name in a legend; an oracle says that it is one."""
     return line.name + (" (sees the boxes)" if line.run.kind == "oracle" else "")
 
 
-def _accuracy_axis(axes: Any, shown: Sequence[Line]) -> None:
+def _accuracy_axis(axes: Any, shown: Sequence[Line | Labelled]) -> None:
     chance = shown[0].run.number("chance_accuracy")
     ends = [
         100 * value
@@ -158,8 +166,9 @@ def _dodge(places: Sequence[float]) -> list[float]:
         groups[start].append(index)
     shifts = [0.0] * len(places)
     for members in groups.values():
+        apart = min(DODGE_POINTS, DODGE_MOST / max(1, len(members) - 1))
         for rank, index in enumerate(sorted(members)):
-            shifts[index] = DODGE_POINTS * (rank - (len(members) - 1) / 2)
+            shifts[index] = apart * (rank - (len(members) - 1) / 2)
     return shifts
 
 

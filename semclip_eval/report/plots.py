@@ -22,11 +22,12 @@ from semclip_eval.report.canvas import (
     scatter,
     shown_name,
 )
-from semclip_eval.report.comparisons import Comparison
+from semclip_eval.report.comparisons import Comparison, Labelled
 from semclip_eval.report.joined import Timings
 from semclip_eval.report.lines import Line, timed_stages
 from semclip_eval.report.style import INK, STAGE_COLOURS, Style
-from semclip_eval.report.table import decimal, percent
+from semclip_eval.report.table import count, decimal, percent
+from semclip_eval.results.pareto import front
 from semclip_eval.results.targets import TARGET_SIZE
 
 # A size with fewer questions than this has an interval that tells nothing.
@@ -104,10 +105,10 @@ def _cost_plot(
         axes.set_xlabel(label)
         if max(costs) > LOG_RATIO * min(costs) > 0:
             log_ticks(axes, min(costs), max(costs))
-        front = pareto_front([(point.place, point.accuracy) for point in shown if point.line.run.kind != "oracle"])
-        if front:
+        corners = pareto_front([(point.place, point.accuracy) for point in shown if point.line.run.kind != "oracle"])
+        if corners:
             # On to the right end: whoever has more to spend still has the best of the cheaper ones.
-            steps = [*front, (max(costs), front[-1][1])]
+            steps = [*corners, (max(costs), corners[-1][1])]
             places, heights = [cost for cost, _ in steps], [100 * accuracy for _, accuracy in steps]
             axes.plot(places, heights, drawstyle="steps-post", color="#bdbdbd", linewidth=1.2, zorder=1)
 
@@ -116,12 +117,26 @@ def _cost_plot(
 
 
 def pareto_front(costs_and_accuracies: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, accuracy) those that no other one beats at the same cost or less, by cost."""
-    front: list[tuple[float, float]] = []
-    for cost, accuracy in sorted(costs_and_accuracies, key=lambda pair: (pair[0], -pair[1])):
-        if not front or accuracy > front[-1][1]:
-            front.append((cost, accuracy))
-    return front
+    """Of (cost, accuracy) those that no other one beats at the same cost or less, by cost, each once."""
+    return list(dict.fromkeys(costs_and_accuracies[place] for place in front(costs_and_accuracies)))
+
+
+def cost_plot(
+    name: str, unit: str, costs: Sequence[tuple[Line | Labelled, float | None]], styles: Mapping[str, Style]
+) -> Plot | None:
+    """Accuracy against what a question costs on average, with the Pareto front; None for fewer than two runs.
+
+    Runs whose accuracy or cost was not measured are left out; oracles are drawn, but no part of the front.
+    """
+    shown = [Point(line, cost) for line, cost in costs if cost is not None and line.run.number("accuracy") is not None]
+    return _cost_plot(
+        f"accuracy_{name}",
+        f"Accuracy against {unit}",
+        f"{unit} a question",
+        shown,
+        styles,
+        lambda cost: f"{count(cost)} {unit}",
+    )
 
 
 def _hits_plot(rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None:
@@ -260,5 +275,5 @@ def _latency_plot(rows: Sequence[Line]) -> Plot | None:
         return drawn(figure, "latency", "Latency by stage", f"Latency by stage. End to end at the median: {alt}.")
 
 
-def _reads(line: Line) -> str:
+def _reads(line: Line | Labelled) -> str:
     return f"{line.name} {percent(line.run.number('accuracy'))} %"

@@ -121,7 +121,7 @@ def compare(run_folders: Sequence[Path], reference: str | None = None) -> Compar
     chosen = _reference(runs, reference)
     others = [run for run in runs if run is not chosen]
     for other in others:
-        _refuse_different(chosen, other)
+        refuse_different(chosen, other)
     return Comparison(chosen, tuple(paired(chosen, other) for other in others))
 
 
@@ -172,7 +172,8 @@ def _benchmark(path: Path) -> Benchmark:
     return benchmark
 
 
-def _refuse_different(reference: Run, other: Run) -> None:
+def refuse_different(reference: Run, other: Run) -> None:
+    """RunFailed where the two are not over the same questions, put and scored in the same way."""
     for column in SAME_COLUMNS:
         if reference.row[column] != other.row[column]:
             raise RunFailed(
