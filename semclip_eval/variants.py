@@ -58,8 +58,12 @@ class VariantSweeper(BasicSweeper):
         return jobs
 
 
+# Hydra takes a sweeper by a name in its own namespace of plugins only; no such package has to exist.
+PLUGIN_NAME = "hydra_plugins.semclip_eval.VariantSweeper"
+
+
 def register() -> None:
-    """Let Hydra know the sweeper, which it would otherwise look for in the namespace of its plugins."""
+    """Let Hydra find the sweeper under `PLUGIN_NAME` (configs/hydra/sweeper/variants.yaml)."""
     from hydra.core.plugins import Plugins
 
-    Plugins.instance().register(VariantSweeper)
+    Plugins.instance().class_name_to_class[PLUGIN_NAME] = VariantSweeper
