@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+
+# The first scan for plugins loads Hydra's own sweeper anew: the class to derive from is the one after it.
+Plugins.instance()
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
 SELECTOR = "selector"
 
@@ -64,6 +69,4 @@ PLUGIN_NAME = "hydra_plugins.semclip_eval.VariantSweeper"
 
 def register() -> None:
     """Let Hydra find the sweeper under `PLUGIN_NAME` (configs/hydra/sweeper/variants.yaml)."""
-    from hydra.core.plugins import Plugins
-
     Plugins.instance().class_name_to_class[PLUGIN_NAME] = VariantSweeper
