@@ -38,7 +38,11 @@ class VariantSweeper(BasicSweeper):
         typed = [override for override in overrides if override.get_key_element() != SELECTOR]
         chosen = [override for override in overrides if override.get_key_element() == SELECTOR]
         (outside,) = BasicSweeper.split_arguments(typed, None)
-        jobs = [[*variant, *others] for others in outside for variant in self._variants(chosen)]
+        # What is typed stands in a variant's place; variants that are the same then are one.
+        keys = {override.get_key_element() for override in typed}
+        variants = [[text for text in job if text.partition("=")[0] not in keys] for job in self._variants(chosen)]
+        inside = [list(job) for job in dict.fromkeys(map(tuple, variants))]
+        jobs = [[*variant, *others] for others in outside for variant in inside]
         return list(self.split_overrides_to_chunks(jobs, max_batch_size))
 
     def _variants(self, chosen: Sequence[Override]) -> list[list[str]]:

@@ -309,6 +309,7 @@ hydra:
         # One that the list lacks runs as it is.
         (["selector=oracle"], {"oracle": [2]}),
         (["selector=random_crop", "run.seed=1,2"], {"random_crop": [2, 2, 3, 3]}),
+        (["selector=random_crop", "selector.count=3"], {"random_crop": [4]}),
     ],
 )
 def test_a_list_of_variants_is_swept_at_each_budget(arguments, capsys, typed, views):

@@ -147,9 +147,10 @@ def sentences(review: Review) -> list[str]:
     else:
         told.append(f"E2E: median of the latency runs of the same configurations, on {review.devices[0]}.")
     if review.tests:
+        tests = "test" if review.tests == 1 else "tests"
         told.append(
             f"{DASH}/+: questions that the reference or the row scored higher. p: exact McNemar test; p, Holm: "
-            f"corrected for the {review.tests} tests of this table; verdict: at {review.level:g} after the correction."
+            f"corrected for the {review.tests} {tests} of this table; verdict: at {review.level:g} after that."
         )
         told.append(_power_sentence(review))
     return told

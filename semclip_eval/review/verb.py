@@ -49,8 +49,9 @@ def run_review(arguments: list[str]) -> int:
         records = [record for each in reviews for record in cost_table(each).records]
         print(json.dumps(records, ensure_ascii=False, indent=1))
     else:
+        told: set[str] = set()
         for each in reviews:
-            _print(each)
+            _print(each, told)
     if chosen.output is not None:
         from semclip_eval.report.verb import write
 
@@ -93,7 +94,8 @@ def markdown(each: Review) -> str:
     return f"## {title}\n\n{tables.markdown(cost_table(each))}\n{tables.markdown(test_table(each))}\n{notes}\n"
 
 
-def _print(each: Review) -> None:
+def _print(each: Review, told: set[str]) -> None:
+    """Print a review; a sentence that an earlier one told is not told again."""
     for table in (cost_table(each), test_table(each)):
         out.print(table.caption, style="bold", highlight=False)
         _print_table(table)
@@ -101,7 +103,9 @@ def _print(each: Review) -> None:
             out.print(f"({letter}) {text}", style="italic dim", highlight=False)
         out.print()
     for text in sentences(each):
-        out.print(text, style="dim", highlight=False)
+        if text not in told:
+            out.print(text, style="dim", highlight=False)
+    told.update(sentences(each))
     out.print()
 
 
