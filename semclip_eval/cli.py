@@ -69,9 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with _terminable(terminated):
             return _dispatch(arguments)
-    except KeyboardInterrupt:
-        # Not by the exception's class: a library that is waiting (Ray) raises a KeyboardInterrupt of its own for it.
-        what, code = ("terminated", 143) if terminated.is_set() else ("interrupted", 130)
+    except KeyboardInterrupt as error:
+        # Not by the exception's class alone: a library that waits (Ray) may raise an interrupt of its own for it.
+        is_term = terminated.is_set() or isinstance(error, Terminated)
+        what, code = ("terminated", 143) if is_term else ("interrupted", 130)
         _print_error(f"{what}. Everything done so far is kept; the same command goes on from there.")
         return code
     except BrokenPipeError:

@@ -150,6 +150,17 @@ def test_whatever_dies_or_hangs_nothing_is_lost_or_doubled(seed):
     assert sorted(question for question, _ in records) == sorted(f"q{number}" for number in range(count))
 
 
+def test_a_worker_that_hangs_at_the_end_loses_only_its_report():
+    class SilentAtTheEnd(VirtualPool):
+        def send(self, worker, message):
+            if not (worker == 1 and isinstance(message, ReportRequest)):
+                super().send(worker, message)
+
+    pool = SilentAtTheEnd(kills())
+    assert len(driven(pool, blocks_of(20, 4), 2, timeout_s=None)) == 20
+    assert pool.killed == [1]
+
+
 def test_workers_that_die_one_after_another_end_the_run():
     with pytest.raises(RunFailed, match=r"in a row .*SIGKILL.*run\.workers=1"):
         driven(VirtualPool(lambda worker, task: (1.0, "dies")), blocks_of(100, 1), 2)

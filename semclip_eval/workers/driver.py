@@ -116,9 +116,13 @@ class Driver:
         for number, worker in list(self._workers.items()):
             if worker.deadline is not None and now >= worker.deadline:
                 self.pool.kill(number)
-                what = "did not answer" if worker.is_ready else "was not ready"
-                records += self._lose(number, f"{what} within run.worker_timeout_s={self.timeout_s:g}")
+                records += self._lose(number, self._lateness(worker))
         return records
+
+    def _lateness(self, worker: _Worker) -> str:
+        what = "did not answer" if worker.is_ready else "was not ready"
+        limit = f"run.worker_timeout_s={self.timeout_s:g}" if self._target and self.timeout_s else f"{REPORT_S:g} s"
+        return f"{what} within {limit}"
 
     def _handle(self, event: Event) -> list[list[Record]]:
         worker = self._workers.get(event.worker)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from semclip_eval.errors import ConfigError
+from semclip_eval.errors import ConfigError, Terminated
 from semclip_eval.workers.messages import Alive, Event, Lost, Message, Task
 from semclip_eval.workers.pool import Pool
 
@@ -27,6 +27,8 @@ def connected_ray() -> Any:
         with _our_signals():
             try:
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+            except SystemExit:
+                raise Terminated from None  # Ray's own answer to a SIGTERM that comes meanwhile
             except ConnectionError as error:
                 raise ConfigError(f"run.executor=ray: no cluster answers ({error}); check RAY_ADDRESS.") from error
     return ray
@@ -39,9 +41,11 @@ def _our_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Actor:
