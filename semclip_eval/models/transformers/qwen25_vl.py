@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = library("torch")
-
-# preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct.
-PUBLISHED_MIN_PIXELS = 56 * 56
-PUBLISHED_MAX_PIXELS = 12_845_056
 
 
 @dataclass
@@ -59,6 +55,8 @@ class Qwen25VL(DynamicResolutionVLM):
     model_type = "qwen2_5_vl"
     conversations = ("qwen25_vl",)
     smaller_views = ", a smaller model.max_pixels"
+    # preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct; mean and deviation are CLIP's, the processor's default.
+    published: ClassVar[Mapping[str, Any]] = {"size": {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}}
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import Qwen2VLImageProcessorPil
@@ -68,7 +66,7 @@ class Qwen25VL(DynamicResolutionVLM):
             patch_size=vision.patch_size,
             merge_size=vision.spatial_merge_size,
             temporal_patch_size=vision.temporal_patch_size,
-            size={"shortest_edge": PUBLISHED_MIN_PIXELS, "longest_edge": PUBLISHED_MAX_PIXELS},
+            **self.published,
         )
 
     def _read_layout(self) -> None:
