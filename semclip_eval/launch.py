@@ -29,7 +29,7 @@ def launch(arguments: list[str]) -> int:
 
     register()
     refuse_in_arguments(arguments)
-    arguments = [as_group_choice(argument) for argument in arguments]
+    arguments = keys_of_swept_groups([as_group_choice(argument) for argument in arguments])
     for argument in taken_apart(arguments)[0]:
         _check_choice(argument)
         _check_choices(argument, _folders(arguments))
@@ -120,6 +120,25 @@ def as_group_choice(argument: str) -> str:
     if choice is None or choice.group(2) == "null":
         return argument
     return f"selector@selector{choice.group(1)}={choice.group(2)}"
+
+
+def keys_of_swept_groups(arguments: Sequence[str]) -> list[str]:
+    """The command with `selector.KEY=VALUE` as a sweep of one value, `choice(VALUE)`, where `selector` itself is swept.
+
+    Hydra first composes a sweep without what is swept, with the default of the group, which may not have the key.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    overrides = taken_apart(arguments)[0]
+    pairs = [override.partition("=") for override in overrides]
+    swept = [name for name, _, value in pairs if name in GROUPS and ("," in value or "(" in value)]
+    changed = []
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        is_key = sign and any(name.startswith(f"{group}.") for group in swept)
+        is_plain = "," not in value or value.startswith(("[", "{", "'", '"'))
+        changed.append(f"{name}=choice({value})" if is_key and is_plain and value and "(" not in value else argument)
+    return changed
 
 
 def _check_choice(argument: str) -> None:

@@ -141,11 +141,14 @@ def _check_gradients(vlm: Any, reference: Any, asked: Any, batch: Any, layers: l
                 torch.testing.assert_close(found.attention_weights[place], weights, atol=1e-5, rtol=0)
     # Features: the slope along a direction, by finite differences.
     (prepared, found) = batch[0], given[0]
-    features = torch.cat([view.features for view in vlm.encode([prepared])[0]])
+    views = vlm.encode([prepared])[0]
+    features = torch.cat([view.features for view in views])
     direction = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
     values = []
     for step in (1e-2, -1e-2):
-        logits = vlm._prefill([prepared], [features + step * direction]).logits[0]
+        moved = (features + step * direction).split([len(view.features) for view in views])
+        shifted = [replace(view, features=each) for view, each in zip(views, moved, strict=True)]
+        logits = vlm.prefill([prepared], [shifted]).logits[0]
         logarithms = torch.log_softmax(logits, -1)
         values.append(float(-(logarithms.exp() * logarithms).sum()))
     slope = (values[0] - values[1]) / 2e-2

@@ -24,10 +24,13 @@ class ViewTokens:
 
     features: (visual tokens, hidden size of the language model). class_attention: (visual tokens), float32, the
     attention of the encoder's class token (mean over heads, second last layer); None where it was not asked for.
+    deepstack: (visual tokens, levels x hidden size), what the language model's first layers, level by level, add to a
+    visual token (DeepStack, arXiv 2406.04334); None where the family has none.
     """
 
     features: Any
     class_attention: Any = None
+    deepstack: Any = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Gradients:
     """Gradients of a scalar of the first answer token.
 
     attention: (layers, heads, visual tokens), d scalar / d attention of the last prompt token. features: (visual
-    tokens, hidden size), d scalar / d projected visual features. Both float32 on the CPU; None where not asked for.
+    tokens, hidden size), d scalar / d projected visual features (`ViewTokens.features`; `deepstack` is held fixed).
+    Both float32 on the CPU; None where not asked for.
     attention_weights: the attention itself, as in `attention`. scalar: its value.
     """
 

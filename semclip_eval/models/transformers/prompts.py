@@ -98,6 +98,15 @@ CONVERSATIONS: dict[str, Conversation] = {
         specials=(*CHATML, "<|vision_start|>", "<|vision_end|>"),
         end="<|im_end|>",
     ),
+    # The chat template that Qwen publishes with Qwen3-VL-*-Instruct: no system turn unless one is given.
+    "qwen3_vl": Conversation(
+        before="<|im_start|>user\n",
+        image="<|vision_start|><|image_pad|><|vision_end|>",
+        after="<|im_end|>\n<|im_start|>assistant\n",
+        placeholder="<|image_pad|>",
+        specials=(*CHATML, "<|vision_start|>", "<|vision_end|>"),
+        end="<|im_end|>",
+    ),
     # The chat template of the llava-hf export of LLaVA-OneVision (chat_template.json): a space after the role, no
     # system sentence, no line break between turns.
     "llava_onevision": Conversation(

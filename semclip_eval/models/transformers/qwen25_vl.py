@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = library("torch")
-
-# preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct.
-PUBLISHED_MIN_PIXELS = 56 * 56
-PUBLISHED_MAX_PIXELS = 12_845_056
 
 
 @dataclass
@@ -62,6 +58,8 @@ class Qwen25VL(DynamicResolutionVLM):
     smaller_views = ", a smaller model.max_pixels"
     capabilities = DynamicResolutionVLM.capabilities | {"boxes"}
     grounding = QWEN25_VL
+    # preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct; mean and deviation are CLIP's, the processor's default.
+    published: ClassVar[Mapping[str, Any]] = {"size": {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}}
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import Qwen2VLImageProcessorPil
@@ -71,7 +69,7 @@ class Qwen25VL(DynamicResolutionVLM):
             patch_size=vision.patch_size,
             merge_size=vision.spatial_merge_size,
             temporal_patch_size=vision.temporal_patch_size,
-            size={"shortest_edge": PUBLISHED_MIN_PIXELS, "longest_edge": PUBLISHED_MAX_PIXELS},
+            **self.published,
         )
 
     def _read_layout(self) -> None:
@@ -119,12 +117,16 @@ class Qwen25VL(DynamicResolutionVLM):
         return torch.cat(list(outputs.pooler_output))
 
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
-        across, down = self.box_frame(width, height)
+        across, down = self._resized(width, height)
         cells = grid(int(down) // self._token_side, int(across) // self._token_side, (0, 0, width, height))
         return token_boxes([cells], width, height)
 
     def box_frame(self, width: int, height: int) -> tuple[float, float]:
-        """The size that the image processor gives the image: boxes are in pixels of it."""
+        """Boxes are in pixels of what the image processor makes of the image."""
+        return self._resized(width, height)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) that the image processor gives an image of that size."""
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
         least, most = self.size["shortest_edge"], self.size["longest_edge"]

@@ -25,7 +25,7 @@ from semclip_eval.models.transformers.dropping import Dropping, reading
 from semclip_eval.models.transformers.features import FeatureStore
 from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
 from semclip_eval.models.transformers.probing import Probe, last_layers, probing
-from semclip_eval.models.transformers.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS, Conversation
 from semclip_eval.models.transformers.pruning import pruned
 from semclip_eval.types import Kept, Request
 
@@ -106,6 +106,7 @@ class TransformersVLM(CachedDecoder):
     least_view_tokens: int
     equal_views: bool = False
     layers: int
+    hidden_size: int
     capabilities: ClassVar[frozenset[str]] = frozenset(
         {"confidence", "attention", "gradients", "values", "prune", "drop"}
     )
@@ -126,7 +127,7 @@ class TransformersVLM(CachedDecoder):
         self.name, self.device, self.dtype, self.attention = config.name, device, dtype, config.attn
         self.device_map = config.device_map
         self.features, self.keeps_features = FeatureStore(config.feature_cache_mib), False
-        self.conversation = CONVERSATIONS[config.conversation]
+        self.conversation = self._conversation()
         if config.load_format == "dummy":
             self._build_dummy(config.checkpoint if config.path else None)
         else:
@@ -137,6 +138,10 @@ class TransformersVLM(CachedDecoder):
         if config.load_format == "dummy":
             self.stop_ids = [self.end_id]  # the config's ids are those of the real tokenizer
         self._read_layout()
+
+    def _conversation(self) -> Conversation:
+        """How a question is put, by `model.conversation`; before the model is loaded."""
+        return CONVERSATIONS[self.settings.conversation]
 
     def _build_dummy(self, checkpoint: weights.Checkpoint | None) -> None:
         config = (
@@ -169,6 +174,7 @@ class TransformersVLM(CachedDecoder):
         config = self.model.config
         self.context_length = int(config.text_config.max_position_embeddings)
         self.layers = int(config.text_config.num_hidden_layers)
+        self.hidden_size = int(config.text_config.hidden_size)
         self.image_id = int(config.image_token_id)
         # A private copy with fixed settings: transformers changes a tokenizer's settings on every call, which is not
         # safe in threads. Special tokens in the text stay text.
@@ -365,7 +371,7 @@ class TransformersVLM(CachedDecoder):
         return self._prefill(batch, _joined(features))
 
     def _prefill(self, batch: Sequence[ModelInputs], features: Sequence[torch.Tensor]) -> PrefillState:
-        """`prefill` with the visual features of each question in one tensor (tokens, hidden size)."""
+        """`prefill` with the visual features of each question in one tensor, as `_joined` gives them."""
         lengths = torch.tensor([len(prepared.input_ids) for prepared in batch])
         width = int(lengths.max())
         prompt_positions = [prepared.positions for prepared in batch]
@@ -382,20 +388,36 @@ class TransformersVLM(CachedDecoder):
         # The placeholder's own id may lie outside the embedding table.
         embeddings = self.model.get_input_embeddings()(ids.masked_fill(is_visual, 0))
         present = [question for question in features if len(question)]
+        deepstack = None
         if present:
             visual = torch.cat(present).to(embeddings.device, embeddings.dtype)
-            embeddings = embeddings.masked_scatter(is_visual[..., None], visual)
+            hidden = embeddings.shape[-1]
+            embeddings = embeddings.masked_scatter(is_visual[..., None], visual[:, :hidden])
+            deepstack = visual[:, hidden:]
+        positions = (positions[0] if len(positions) == 1 else positions).to(self.device)
         dropping = Dropping.of_prompts([prepared.drops for prepared in batch], is_visual)
         with reading(self.model, dropping):
-            outputs = self.model(
-                inputs_embeds=embeddings,
-                attention_mask=mask,
-                position_ids=(positions[0] if len(positions) == 1 else positions).to(self.device),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits = outputs.logits[:, -1].float()
-        return PrefillState(outputs.past_key_values, mask, logits, next_positions.to(self.device), dropping)
+            cache, logits = self._read_prompt(embeddings, mask, positions, is_visual, deepstack)
+        return PrefillState(cache, mask, logits.float(), next_positions.to(self.device), dropping)
+
+    def _read_prompt(
+        self,
+        embeddings: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        is_visual: torch.Tensor,
+        deepstack: torch.Tensor | None,
+    ) -> tuple[Any, torch.Tensor]:
+        """The cache of left-padded prompts, and the logits (questions, vocabulary) of their last tokens.
+
+        embeddings: (questions, padded length, hidden size), visual features in place. is_visual: bool (questions,
+        padded length). deepstack: `ViewTokens.deepstack` of all visual tokens in that order, of no width where the
+        family has none; None without views.
+        """
+        outputs = self.model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        )
+        return outputs.past_key_values, outputs.logits[:, -1]
 
     def confidence(self, batch: Sequence[ModelInputs]) -> list[float]:
         """See `VLM.confidence`."""
@@ -494,7 +516,7 @@ class TransformersVLM(CachedDecoder):
                 if layers
                 else None
             ),
-            features=gradients[-1].float().cpu() if features else None,
+            features=gradients[-1][:, : self.hidden_size].float().cpu() if features else None,
         )
 
     @without_gradients
@@ -546,8 +568,13 @@ class TransformersVLM(CachedDecoder):
 
 
 def _joined(features: Sequence[Sequence[ViewTokens]]) -> list[torch.Tensor]:
-    """The visual features of each question in one tensor (tokens, hidden size)."""
-    return [torch.cat([view.features for view in views]) if len(views) else torch.empty(0, 0) for views in features]
+    """The visual features of each question in one tensor (tokens, hidden size), what DeepStack adds behind them."""
+    return [torch.cat([_whole(view) for view in views]) if len(views) else torch.empty(0, 0) for views in features]
+
+
+def _whole(view: ViewTokens) -> torch.Tensor:
+    features: torch.Tensor = view.features
+    return features if view.deepstack is None else torch.cat([features, view.deepstack], dim=-1)
 
 
 def _require_device(device: str) -> None:
