@@ -8,7 +8,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -155,7 +155,15 @@ def _mini_problem() -> str:
     """Why the miniature cannot run here; empty where it can."""
     from semclip_eval.mini import weights_folder
 
-    missing = [name for name in ("vlm", "clip") if not any(weights_folder(name).glob("*.safetensors"))]
+    missing = []
+    kinds: tuple[Literal["vlm", "clip"], ...] = ("vlm", "clip")
+    for kind in kinds:
+        try:
+            found = any(weights_folder(kind).glob("*.safetensors"))
+        except FileNotFoundError:
+            found = False
+        if not found:
+            missing.append(kind)
     if not missing:
         return ""
     return f"cannot run: the weights of {' and '.join(missing)} are missing from the installation; install it again"

@@ -204,6 +204,18 @@ def test_list_and_doctor_and_choose(runs, said):
     assert (code, choice["best"]["name"] in table, f"{100 * choice['best']['accuracy']:.1f} %" in table) == (0, True, 1)
 
 
+def test_doctor_says_that_the_miniatures_weights_are_missing(monkeypatch, capsys, tmp_path):
+    def folder(kind: str) -> Path:
+        if kind == "vlm":
+            raise FileNotFoundError(kind)
+        return tmp_path
+
+    monkeypatch.setattr("semclip_eval.mini.weights_folder", folder)
+    assert cli.main(["doctor", "--offline", "--json"]) == 0
+    mini = json.loads(capsys.readouterr().out)["profiles"]["mini"]
+    assert (mini["can_run"], "vlm and clip" in mini["notes"]) == (False, True)
+
+
 @pytest.mark.parametrize("verb", ["show", "compare", "regress"])
 def test_an_error_stays_on_stderr_with_its_code(verb, capsys, tmp_path):
     assert cli.main([verb, str(tmp_path / "none"), str(tmp_path / "none"), "--json"][: 2 if verb == "show" else 3]) == 2
