@@ -11,17 +11,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from semclip_eval.answers.recording import Item, as_recorded
-from semclip_eval.answers.sources import Asker
+from semclip_eval.answers.sources import Asker, Opened
 from semclip_eval.console import Progress, notice, warn
 from semclip_eval.environment import describe
 from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalError
+from semclip_eval.measure.ceilings import known as known_ceilings
+from semclip_eval.measure.energy import DeviceCounters, energy_between
 from semclip_eval.measure.stages import reset_peak_memory
 from semclip_eval.modes import Mode, mode_of
 from semclip_eval.plan import Plan, make_plan
@@ -39,6 +41,7 @@ from semclip_eval.results.summary import (
     SUMMARY,
     accuracy_row,
     category_rows,
+    flops_row,
     latency_row,
     read_rows,
     read_summary,
@@ -60,19 +63,19 @@ def execute(config: Mapping[str, Any]) -> Path:
     for text in plan.notices:
         notice(text)
     with lock(plan.folder):
-        if _finished(plan):
+        if is_finished(plan):
             notice(f"This run is finished already; nothing is asked again: {plan.folder}")
         else:
-            with _nothing_left_of_a_refusal(plan.folder):
+            with nothing_left_of_a_refusal(plan.folder):
                 _ask_what_is_left(plan)
         write_roll_up(Path(plan.run.output_dir))
         run_table(plan.folder)
-    _judge(plan)
+    judge(plan)
     return plan.folder
 
 
 @contextmanager
-def _nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
+def nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
     """A run that is refused before its first record leaves no files that look like one that began."""
     try:
         yield
@@ -83,7 +86,8 @@ def _nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
         raise
 
 
-def _finished(plan: Plan) -> bool:
+def is_finished(plan: Plan) -> bool:
+    """Is nothing left to ask? DataError where a run that its summary calls finished is not whole."""
     summary = plan.folder / SUMMARY
     if not summary.exists() or not read_rows(summary):
         return False
@@ -111,7 +115,34 @@ def _require_whole(plan: Plan) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A run whose components are loaded and warm, and whose folder says so.
+
+    done: the records of an earlier process, by question. first_call_ms: of the first warm-up question, where timed.
+    """
+
+    plan: Plan
+    mode: Mode
+    source: Opened
+    done: Mapping[str, Mapping[str, Any]]
+    environment: dict[str, Any]
+    counters: DeviceCounters
+    first_call_ms: float | None
+
+
 def _ask_what_is_left(plan: Plan) -> None:
+    run = begin(plan)
+    reset_peak_memory(plan.run.device)
+    energy_before, start = run.counters.energy_j(), time.perf_counter()
+    asked = _ask(run.source.asker, plan, run.mode, run.done)
+    wall_s = time.perf_counter() - start
+    energy = energy_between(energy_before, run.counters.energy_j(), asked)
+    finish(run, asked, wall_s, {**run.source.measured(plan.run.device), "energy_j_mean": energy})
+
+
+def begin(plan: Plan) -> Begun:
+    """Load what the run needs, write what it runs on, and ask the warm-up questions."""
     done = _records_so_far(plan)
     mode = mode_of(plan.run)
     source = plan.source.open(plan.benchmark, plan.config, plan.run, plan.questions)
@@ -121,33 +152,46 @@ def _ask_what_is_left(plan: Plan) -> None:
         "psi_revision": plan.revisions["psi"],
         "psi_training": plan.revisions.get("psi_training"),
     }
-    environment = begin_session({**describe(plan.run.device), **revisions, "code": plan.code})
+    ceilings = known_ceilings(plan.run.device, plan.run.dtype) if mode.times else None
+    counters = DeviceCounters(plan.run.device)
+    described = {
+        **describe(plan.run.device),
+        "ceilings": None if ceilings is None else asdict(ceilings),
+        "device_state": counters.describe(),
+    }
+    environment = begin_session({**described, **revisions, "code": plan.code})
     if done:
         add_earlier_sessions(environment, plan.folder, timed=mode.times)
     write_atomically(plan.folder / "config.yaml", yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
     write_environment(plan.folder, environment)
 
-    for question in plan.questions[: mode.warmup]:  # allocations, kernels and caches settle; nothing is kept
-        source.asker.ask([question])
-    reset_peak_memory(plan.run.device)
-    begin = time.perf_counter()
-    asked = _ask(source.asker, plan, mode, done)
-    wall_s = time.perf_counter() - begin
+    # Allocations, kernels and caches settle; nothing is kept.
+    warmup = [source.asker.ask([question])[0].latency_ms for question in plan.questions[: mode.warmup]]
+    first_call_ms = warmup[0]["e2e"] if warmup and warmup[0] else None
+    return Begun(plan, mode, source, done, environment, counters, first_call_ms)
 
+
+def finish(run: Begun, asked: int, wall_s: float, measured: Mapping[str, Any]) -> None:
+    """Write the tables of a run whose questions are all answered.
+
+    asked: how many this process asked, in `wall_s` seconds. measured: further columns.
+    """
+    plan, environment = run.plan, run.environment
     records = _in_order(plan, read_samples(plan.folder))
     cost: dict[str, Any] = {
-        "wall_s": None if done else wall_s,
+        **measured,
+        "first_call_ms": run.first_call_ms,
+        "wall_s": None if run.done else wall_s,
         # Replay measures no model throughput.
         "questions_per_s": asked / wall_s if asked and plan.source.uses_machine else None,
-        **source.measured(plan.run.device),
     }
-    row = summary_row(plan, mode, records, environment, cost)
+    row = summary_row(plan, run.mode, records, environment, cost)
     measures = plan.source.selector.measure_names if plan.source.selector else ()
     categories = category_rows(records, plan.run_id, plan.benchmark, measures)
     write_run(plan.folder, row, categories, [*plan.benchmark.metric.further_names, *measures])
-    environment["sessions"][-1] |= source.notes()
+    environment["sessions"][-1] |= run.source.notes()
     write_environment(plan.folder, environment)
-    _report_truncation(source.relevance)
+    _report_truncation(run.source.relevance)
     _report_thoughts(plan, records)
 
 
@@ -280,6 +324,7 @@ def summary_row(
         "started_at": environment["started_at"],
         **accuracy_row(records, plan.benchmark.metric.units),
         **latency_row(records),
+        **flops_row(records, environment.get("ceilings")),
         **cost,
     }
 
@@ -306,7 +351,8 @@ def _report_thoughts(plan: Plan, records: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _judge(plan: Plan) -> None:
+def judge(plan: Plan) -> None:
+    """RunFailed where more questions ended in an error than `run.max_error_rate` allows."""
     row = read_summary(plan.folder)
     errors, total = int(row["n_error"]), int(row["n"])
     if total and errors / total > plan.run.max_error_rate:
