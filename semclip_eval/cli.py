@@ -24,7 +24,8 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
-  semclip-eval doctor                                what this machine can run
+  semclip-eval latency selector=a,b,c                latency runs of several selectors that take turns
+  semclip-eval doctor [--ceilings]                   what this machine can run, and how fast it is at most
 
 Values are Hydra overrides: group=name or group.key=value, for example
   run.limit=100  run.device=cpu  run.mode=latency  selector.top_k=2  crops=grid4x4  benchmark.protocol=letter
@@ -160,6 +161,11 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_choose(rest)
 
+    def latency_verb(rest: list[str]) -> int:
+        from semclip_eval.interleave import run_latency
+
+        return run_latency(rest)
+
     def doctor_verb(rest: list[str]) -> int:
         from semclip_eval.doctor import run_doctor
 
@@ -175,6 +181,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "ask": ask_verb,
         "choose": choose_verb,
         "train-psi": train_psi_verb,
+        "latency": latency_verb,
         "doctor": doctor_verb,
     }
 
