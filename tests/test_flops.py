@@ -15,10 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from semclip_eval import cli
 from semclip_eval.measure import flops
+from semclip_eval.measure.stages import StageClock
 from semclip_eval.models.transformers.llava import Llava15
 from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.relevance.open_clip_relevance import OpenClipRelevance
 from semclip_eval.results.summary import flops_row, read_rows
+from semclip_eval.selectors.tools import SelectorVLM
 from semclip_eval.types import Box, Prompt, Request
 
 # Rotary tables and the like, which the formulas leave out, on models of 128 units.
@@ -188,14 +190,33 @@ def test_a_run_has_the_means_of_its_records(tmp_path: Path) -> None:
 
 
 def test_the_whole_is_not_known_where_a_part_is_not() -> None:
-    def row(counts: dict[str, int | None] | None, forwards: int = 0) -> dict[str, Any]:
-        record = {"status": "ok", "flops": counts, "cost": {"forwards": forwards}, "latency_ms": {"e2e": 500.0}}
-        return flops_row([record])
+    def row(counts: dict[str, int | None] | None) -> dict[str, Any]:
+        return flops_row([{"status": "ok", "flops": counts, "latency_ms": {"e2e": 500.0}}])
 
     known = {"vision": 10**9, "prefill": 2 * 10**9, "decode": 0}
     assert row(known)["gflops_mean"] == 3
     assert row(known)["gflops_per_s"] == 6
     assert row({"psi": None, **known}).get("gflops_mean") is None
     assert row({"psi": None, **known})["prefill_gflops_mean"] == 2
-    assert row(known, forwards=1).get("gflops_mean") is None
+    assert row({"select_vlm": 10**9, **known})["gflops_mean"] == 4
+    assert row({"select_vlm": 10**9, **known})["select_vlm_gflops_mean"] == 1
     assert row(None).get("gflops_mean") is None
+
+
+def test_what_a_selector_asks_of_the_vlm_is_counted_by_question(vlm: Llava15) -> None:
+    facade = SelectorVLM(vlm, {"vlm", "confidence", "gradients"}, None, StageClock("cpu", on=False))
+    image = Image.effect_noise((60, 60), 50).convert("RGB")
+    words, free = Prompt("Is it?", continuations=("Yes", "No")), Prompt("What is it?", max_new_tokens=4)
+    asked = {name: Request((image,), prompt, name) for name, prompt in (("a", words), ("b", free), ("c", words))}
+    facade.begin(asked)
+    facade.confidence([asked["a"], asked["a"]])
+    (answer,) = facade.answer([asked["b"]])
+    counts = {name: vlm.flops(prepared, prepared, answer.new_tokens) or {} for name, prepared in
+              ((name, vlm.prepare(request)) for name, request in asked.items())}  # fmt: skip
+    assert facade.flops("a") == 2 * (counts["a"]["vision"] + counts["a"]["prefill"])
+    assert facade.flops("b") == sum(counts["b"].values())
+    assert facade.flops("c") == 0
+    facade.gradients([asked["c"]], "argmax", features=True)
+    assert facade.flops("c") is None
+    facade.begin(["c"])
+    assert facade.flops("c") == 0

@@ -179,13 +179,18 @@ class Pipeline:
             item.flops = self._flops(item)
 
     def _flops(self, item: Item) -> dict[str, int | None] | None:
-        """Analytic FLOPs by stage of the question on its own; `psi` only where the selector has one."""
+        """Analytic FLOPs by stage of the question alone; `psi` and `select_vlm` only where the selector has them."""
         prepared, selection = _present(item.prepared), _present(item.selection)
         counts = self.vlm.flops(prepared, item.pruned or prepared, _present(item.answer).new_tokens)
-        if counts is None or self.tools.psi is None:
-            return counts
-        work = self.selector.psi_work(_present(item.selection_input), selection)
-        return {"psi": None if work is None else self.tools.psi.flops(*work), **counts}
+        if counts is None:
+            return None
+        choice: dict[str, int | None] = {}
+        if self.tools.psi is not None:
+            work = self.selector.psi_work(_present(item.selection_input), selection)
+            choice["psi"] = None if work is None else self.tools.psi.flops(*work)
+        if self.tools.vlm is not None:
+            choice["select_vlm"] = self.tools.vlm.flops(item.question.id)
+        return {**choice, **counts}
 
     def _prune(self, items: list[Item], batch: list[ModelInputs], features: Any) -> tuple[list[ModelInputs], Any]:
         """The batch with the visual tokens that the selector keeps."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PARTS = ("psi", "vision", "prefill", "decode")
+PARTS = ("psi", "select_vlm", "vision", "prefill", "decode")
 
 
 def linear(rows: int, width_in: int, width_out: int) -> int:

@@ -130,6 +130,7 @@ SUMMARY_COLUMNS = (
     Column("stages_share", "fraction", "clock", "sum of the stages over E2E, which is measured on its own"),
     Column("gflops_mean", "GFLOP", "samples", "mean analytic FLOPs a question, nothing cached; ψ and all stages"),
     Column("psi_gflops_mean", "GFLOP", "samples", "those of ψ; empty where the selector has none"),
+    Column("select_vlm_gflops_mean", "GFLOP", "samples", "those of what the selector asked of the VLM"),
     Column("vision_gflops_mean", "GFLOP", "samples", "those of vision tower and projector"),
     Column("prefill_gflops_mean", "GFLOP", "samples", "those of the prefill"),
     Column("decode_gflops_mean", "GFLOP", "samples", "those of the decode"),

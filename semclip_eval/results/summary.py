@@ -98,19 +98,15 @@ def latency_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def flops_row(records: Sequence[Mapping[str, Any]], ceilings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Mean analytic GFLOPs a question by stage and, where the questions were timed, how many a second were achieved.
 
-    The whole is not known where a part is not, or where the selector itself asked the VLM. Only the stages from
-    `select` on compute, but the time is E2E: what a question waits for counts. ceilings: of the device
-    (`measure.ceilings`), where they are known.
+    The whole is not known where a part is not. Only the stages from `select` on compute, but the time is E2E: what a
+    question waits for counts. ceilings: of the device (`measure.ceilings`), where they are known.
     """
     counted = [record for record in records if record["status"] != "error" and record.get("flops")]
     row: dict[str, Any] = {}
     for part in flops.PARTS:
         present = [flops.gflops(record["flops"], part) for record in counted if part in record["flops"]]
         row[f"{part}_gflops_mean"] = None if None in present else _mean(present)
-    is_whole = counted and not any(
-        None in record["flops"].values() or (record.get("cost") or {}).get("forwards") for record in counted
-    )
-    if not is_whole:
+    if not counted or any(None in record["flops"].values() for record in counted):
         return row
     whole = [sum(record["flops"].values()) / 1e9 for record in counted]
     row["gflops_mean"] = _mean(whole)
