@@ -220,3 +220,29 @@ def test_what_a_selector_asks_of_the_vlm_is_counted_by_question(vlm: Llava15) ->
     assert facade.flops("c") is None
     facade.begin(["c"])
     assert facade.flops("c") == 0
+
+
+def test_what_psi_scored_is_known_from_the_choice() -> None:
+    from semclip_eval.crops import Grid
+    from semclip_eval.selectors.base import SelectionInput, overview
+    from semclip_eval.selectors.gate import Gate
+    from semclip_eval.selectors.no_crop import NoCrop
+    from semclip_eval.selectors.rap import Rap
+    from semclip_eval.selectors.semclip import SemClip
+    from semclip_eval.selectors.sparse import Sparse
+    from semclip_eval.types import Selection
+
+    image = Image.new("RGB", (100, 60))
+    candidates = Grid("grid", 2, 3).candidates(*image.size)
+    item = SelectionInput("q", "i", image, "Is the red ring left of the blue cross?", candidates, None, 0)
+    scored = Selection((overview(image),), candidate_relevance=(0.1,) * 6)
+    unscored = Selection((overview(image),))
+    assert SemClip().psi_work(item, scored) == (6, 1)
+    assert SemClip(each_phrase=True).psi_work(item, scored) == (6, 2)
+    assert Gate(inner=SemClip(), signal="standout").psi_work(item, scored) == (6, 1)
+    assert Gate(inner=SemClip(), signal="entropy").psi_work(item, scored) == (6, 1)
+    assert Gate(inner=SemClip(), signal="entropy").psi_work(item, unscored) == (0, 0)
+    assert Rap(tile=50).psi_work(item, unscored) == (4, 1)
+    assert Sparse(inner=SemClip(), score="uniform", keep_ratio=0.5).psi_work(item, scored) == (6, 1)
+    assert Sparse(inner=SemClip(), score="dense_psi", keep_ratio=0.5).psi_work(item, scored) is None
+    assert Sparse(inner=NoCrop(), score="dense_psi", keep_ratio=0.5).psi_work(item, unscored) is None
