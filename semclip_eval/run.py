@@ -29,6 +29,7 @@ from semclip_eval.results.summary import (
     SUMMARY,
     accuracy_row,
     category_rows,
+    flops_row,
     latency_row,
     read_rows,
     read_summary,
@@ -312,6 +313,7 @@ def summary_row(
         "started_at": environment["started_at"],
         **accuracy_row(records, plan.benchmark.metric.units),
         **latency_row(records),
+        **flops_row(records, environment.get("ceilings")),
         **cost,
     }
 
