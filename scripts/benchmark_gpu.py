@@ -33,7 +33,10 @@ WEIGHTS = ("model.load_format=dummy", "psi.load_format=dummy")
 COLUMNS = (
     "model model_revision protocol selector crops psi psi_revision n views_mean visual_tokens_mean text_tokens_mean "
     "load_ms_p50 select_ms_p50 prepare_ms_p50 vision_ms_p50 prefill_ms_p50 decode_ms_p50 ttft_ms_p50 tpot_ms_p50 "
-    "e2e_ms_p50 e2e_ms_p90 e2e_ms_p99 peak_memory_mib device dtype attn new_tokens_mean package_version git_commit"
+    "e2e_ms_p50 e2e_ms_p90 e2e_ms_p99 peak_memory_mib device dtype attn new_tokens_mean package_version git_commit "
+    "e2e_ms_p25 e2e_ms_p75 psi_crop_ms_p50 psi_image_ms_p50 psi_text_ms_p50 crop_ms_p50 first_call_ms stages_share "
+    "gflops_mean psi_gflops_mean select_vlm_gflops_mean vision_gflops_mean prefill_gflops_mean decode_gflops_mean "
+    "gflops_per_s energy_j_mean ceiling_share"
 ).split()
 SHOWN = {
     "selector": "selector",
@@ -57,16 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--selectors", default="no_crop,full_crop,semclip")
     parser.add_argument("--questions", type=int, default=50, help="questions that are timed, for each selector")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "results" / "gpu")
+    parser.add_argument("--turns", action="store_true", help="the selectors take turns (semclip-eval latency)")
     parser.add_argument("overrides", nargs="*", help="more keys, such as crops=grid3x3 psi=tower run.device=cpu")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         data, runs = Path(temporary) / "data", Path(temporary) / "runs"
         write_photographs(data, chosen.questions)
         given = {override.partition("=")[0] for override in chosen.overrides}
-        defaults = ["profile=full", *WEIGHTS, "benchmark.protocol=letter", "run.mode=latency"]
+        defaults = ["profile=full", *WEIGHTS, "benchmark.protocol=letter"]
+        defaults += [] if chosen.turns else ["run.mode=latency"]
         code = semclip_eval(
             [
-                "-m",
+                "latency" if chosen.turns else "-m",
                 f"selector={chosen.selectors}",
                 f"model={chosen.model}",
                 *(default for default in defaults if default.partition("=")[0] not in given),

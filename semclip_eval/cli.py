@@ -33,7 +33,8 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
   semclip-eval export RUN_DIR --format lmms-eval ... a run as lmms-eval's or inspect's files
   semclip-eval new selector NAME [--folder DIR]      a selector, benchmark, psi or model of your own to begin with
-  semclip-eval doctor                                what this machine can run
+  semclip-eval latency selector=a,b,c                latency runs of several selectors that take turns
+  semclip-eval doctor [--ceilings]                   what this machine can run, and how fast it is at most
   ... --json with list, show, compare, choose, ask, regress, doctor: one JSON document instead of a table
 
 Values are Hydra overrides: group=name or group.key=value, for example
@@ -207,6 +208,11 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_review(rest)
 
+    def latency_verb(rest: list[str]) -> int:
+        from semclip_eval.interleave import run_latency
+
+        return run_latency(rest)
+
     def doctor_verb(rest: list[str]) -> int:
         from semclip_eval.doctor import run_doctor
 
@@ -225,6 +231,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "train-psi": train_psi_verb,
         "export": export_verb,
         "new": new_verb,
+        "latency": latency_verb,
         "doctor": doctor_verb,
     }
 

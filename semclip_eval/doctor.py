@@ -28,7 +28,14 @@ def run_doctor(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="semclip-eval doctor", description="What this machine can run.")
     parser.add_argument("--offline", action="store_true", help="do not try to reach the Hub")
     parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
+    parser.add_argument(
+        "--ceilings", action="store_true", help="measure matrix products and copies on the device, in a few seconds"
+    )
+    parser.add_argument("--device", default="auto", help="for --ceilings: auto, cpu, cuda or cuda:N, as run.device")
+    parser.add_argument("--dtype", default="auto", help="for --ceilings: as run.dtype")
     chosen = parser.parse_args(arguments)
+    if chosen.ceilings:
+        return print_ceilings(chosen.device, chosen.dtype)
     machine = findings(chosen.offline)
     if chosen.json:
         print_json(machine)
@@ -90,6 +97,26 @@ def _print(machine: Mapping[str, Any]) -> None:
     for name, profile in machine["profiles"].items():
         profiles.add_row(f"profile={name}", profile["notes"])
     out.print(profiles, highlight=False)
+
+
+def print_ceilings(device: str, dtype: str) -> int:
+    """Measure the ceilings of a device for a number format, keep them for later latency runs, and print them."""
+    from semclip_eval.config import run_config
+    from semclip_eval.measure import ceilings
+
+    run = run_config({"device": device, "dtype": dtype})
+    measured = ceilings.measure(run.device, run.dtype)
+    path = ceilings.keep(measured)
+    threads = "" if measured.threads is None else f", {measured.threads} threads of torch"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("device", f"{measured.device} ({run.device}, {measured.dtype}{threads})")
+    table.add_row("matrix product", f"{measured.gflops_per_s:,.0f} GFLOP/s")
+    table.add_row("copy", f"{measured.copy_gb_per_s:,.1f} GB/s read and written")
+    table.add_row("kept in", f"{path}: latency runs on this device say which share of the first they achieve")
+    out.print(table, highlight=False)
+    return 0
 
 
 def _hub(offline: bool) -> dict[str, Any]:

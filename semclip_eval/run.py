@@ -11,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from semclip_eval.answers.answering import Answers, OwnProcess
+from semclip_eval.answers.answering import Answers, Closing, OwnProcess
 from semclip_eval.answers.recording import as_recorded
 from semclip_eval.console import Progress, notice, warn
 from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalError
@@ -29,6 +29,7 @@ from semclip_eval.results.summary import (
     SUMMARY,
     accuracy_row,
     category_rows,
+    flops_row,
     latency_row,
     read_rows,
     read_summary,
@@ -53,20 +54,20 @@ def execute(config: Mapping[str, Any]) -> Path:
     for text in plan.notices:
         notice(text)
     with lock(plan.folder):
-        if _finished(plan):
+        if is_finished(plan):
             notice(f"This run is finished already; nothing is asked again: {plan.folder}")
         else:
-            with _nothing_left_of_a_refusal(plan.folder):
+            with nothing_left_of_a_refusal(plan.folder):
                 _ask_what_is_left(plan)
         write_roll_up(Path(plan.run.output_dir))
         run_table(plan.folder)
         track(plan.folder, plan.run.track)
-    _judge(plan)
+    judge(plan)
     return plan.folder
 
 
 @contextmanager
-def _nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
+def nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
     """A run that is refused before its first record leaves no files that look like one that began."""
     try:
         yield
@@ -77,7 +78,7 @@ def _nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
         raise
 
 
-def _finished(plan: Plan) -> bool:
+def is_finished(plan: Plan) -> bool:
     summary = plan.folder / SUMMARY
     if not summary.exists() or not read_rows(summary):
         return False
@@ -105,28 +106,63 @@ def _require_whole(plan: Plan) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A run whose models are loaded and warm, and whose folder says so.
+
+    done: the records of an earlier process, by question.
+    """
+
+    plan: Plan
+    mode: Mode
+    layout: Layout
+    answers: Answers
+    done: Mapping[str, Mapping[str, Any]]
+    environment: dict[str, Any]
+
+
 def _ask_what_is_left(plan: Plan) -> None:
-    done = _records_so_far(plan)
-    mode = mode_of(plan.run)
+    done, mode = _records_so_far(plan), mode_of(plan.run)
     blocks = [block for block in _blocks(plan, mode) if any(question.id not in done for question in block)]
     layout = layout_of(plan.run, plan.config["model"])
     with _answers(plan, mode, layout, len(blocks)) as answers:
-        environment = _begin_session(plan, mode, answers, resumed=bool(done))
-        answers.warm_up(plan.questions[: mode.warmup])
+        run = _begun(plan, mode, layout, answers, done)
         begin = time.perf_counter()
         asked = _ask(answers, plan, blocks, done)
         wall_s = time.perf_counter() - begin
         closing = answers.closing()
+    finish(run, closing, asked, wall_s)
 
+
+def begin(plan: Plan) -> Begun:
+    """Load what a run in this process needs, write what it runs on, and ask the warm-up questions."""
+    done, mode = _records_so_far(plan), mode_of(plan.run)
+    close_workers()
+    layout = layout_of(plan.run, plan.config["model"])
+    return _begun(plan, mode, layout, OwnProcess(plan, mode), done)
+
+
+def _begun(plan: Plan, mode: Mode, layout: Layout, answers: Answers, done: Mapping[str, Mapping[str, Any]]) -> Begun:
+    environment = _begin_session(plan, mode, answers, resumed=bool(done))
+    answers.warm_up(plan.questions[: mode.warmup])
+    return Begun(plan, mode, layout, answers, done, environment)
+
+
+def finish(run: Begun, closing: Closing, asked: int, wall_s: float) -> None:
+    """Write the tables of a run whose questions are all answered.
+
+    asked: how many this process asked, in `wall_s` seconds.
+    """
+    plan, environment = run.plan, run.environment
     records = _in_order(plan, read_samples(plan.folder))
     cost: dict[str, Any] = {
-        "wall_s": None if done else wall_s,
+        "wall_s": None if run.done else wall_s,
         # Replay measures no model throughput.
         "questions_per_s": asked / wall_s if asked and plan.source.uses_machine else None,
-        "workers": layout.workers if plan.source.uses_machine else None,
+        "workers": run.layout.workers if plan.source.uses_machine else None,
         **closing.measured,
     }
-    row = summary_row(plan, mode, records, environment, cost)
+    row = summary_row(plan, run.mode, records, environment, cost)
     measures = plan.source.selector.measure_names if plan.source.selector else ()
     categories = category_rows(records, plan.run_id, plan.benchmark, measures)
     write_run(plan.folder, row, categories, [*plan.benchmark.metric.further_names, *measures])
@@ -277,6 +313,7 @@ def summary_row(
         "started_at": environment["started_at"],
         **accuracy_row(records, plan.benchmark.metric.units),
         **latency_row(records),
+        **flops_row(records, environment.get("ceilings")),
         **cost,
     }
 
@@ -302,7 +339,7 @@ def _report_thoughts(plan: Plan, records: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _judge(plan: Plan) -> None:
+def judge(plan: Plan) -> None:
     row = read_summary(plan.folder)
     errors, total = int(row["n_error"]), int(row["n"])
     if total and errors / total > plan.run.max_error_rate:

@@ -25,7 +25,7 @@ def test_the_promised_columns_come_first_and_in_order() -> None:
 
 def test_the_unit_stands_in_the_name() -> None:
     for column in SUMMARY_COLUMNS:
-        assert ("_ms_" in column.name) == (column.unit == "ms"), column.name
+        assert ("_ms" in column.name) == (column.unit == "ms"), column.name
         assert column.name.endswith("_mib") == (column.unit == "MiB"), column.name
 
 

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from semclip_eval.answers.recording import Item
 from semclip_eval.answers.sources import Asker
 from semclip_eval.environment import describe
+from semclip_eval.measure.ceilings import known as known_ceilings
+from semclip_eval.measure.energy import DeviceCounters, energy_between
 from semclip_eval.measure.stages import reset_peak_memory
 from semclip_eval.modes import Mode
 from semclip_eval.plan import Plan
@@ -38,6 +40,10 @@ class Answers(ABC):
     def warm_up(self, questions: Sequence[Question]) -> None:  # noqa: B027 (optional)
         """Ask these before the clock counts; nothing is kept."""
 
+    def ask(self, question: Question) -> Record:
+        """One question, for runs that take turns in this process (`interleave.py`)."""
+        raise NotImplementedError
+
     @abstractmethod
     def answered(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
         """The records of every block, a block's own in its order."""
@@ -53,21 +59,46 @@ class OwnProcess(Answers):
     def __init__(self, plan: Plan, mode: Mode) -> None:
         self._device, self._threads = plan.run.device, mode.threads
         self._opened = plan.source.open(plan.benchmark, plan.config, plan.run, plan.questions)
-        self.described = describe(plan.run.device)
+        ceilings = known_ceilings(plan.run.device, plan.run.dtype) if mode.times else None
+        self._counters = DeviceCounters(plan.run.device)
+        self._energy_j: float | None = None
+        self._first_call_ms: float | None = None
+        self._asked = 0
+        self.described = {
+            **describe(plan.run.device),
+            "ceilings": None if ceilings is None else asdict(ceilings),
+            "device_state": self._counters.describe(),
+        }
 
     def warm_up(self, questions: Sequence[Question]) -> None:
-        for question in questions:  # allocations, kernels and caches settle
-            self._opened.asker.ask([question])
+        for number, question in enumerate(questions):  # allocations, kernels and caches settle
+            (record,) = self._opened.asker.ask([question])
+            if number == 0 and record.latency_ms:
+                self._first_call_ms = record.latency_ms["e2e"]
         reset_peak_memory(self._device)
+        self._energy_j = self._counters.energy_j()
 
     def answered(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
         with ThreadPoolExecutor(self._threads) if self._threads else nullcontext() as executor:
-            yield from _answered(self._opened.asker, blocks, executor)
+            for records in _answered(self._opened.asker, blocks, executor):
+                self._asked += len(records)
+                yield records
+
+    def ask(self, question: Question) -> Record:
+        """One question, for runs that take turns. Its energy is not counted: NVML's steps are longer than a turn."""
+        self._energy_j = None
+        (record,) = self._opened.asker.ask([question])
+        return record
 
     def closing(self) -> Closing:
         relevance = self._opened.relevance
         truncations = relevance.truncations if relevance is not None else {}
-        return Closing(self._opened.measured(self._device), self._opened.notes(), truncations)
+        measured = {
+            **self._opened.measured(self._device),
+            "first_call_ms": self._first_call_ms,
+            "energy_j_mean": energy_between(self._energy_j, self._counters.energy_j(), self._asked),
+        }
+        return Closing(measured, self._opened.notes(), truncations)
 
 
 def _answered(asker: Asker, blocks: Sequence[list[Question]], executor: Executor | None) -> Iterator[list[Record]]:

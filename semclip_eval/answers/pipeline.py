@@ -106,6 +106,7 @@ class Pipeline:
         """All stages but load and score."""
         self.vlm.begin_block(keep=self.mode.keeps)
         if self.relevance is not None:
+            self.relevance.watch(self.clock.stage)  # one ψ may serve several pipelines
             self.relevance.begin_block(keep=self.mode.keeps)
         with self.clock.stage("select"):
             each_at_fault_alone(items, self._select, self.vlm, self.run.device)
@@ -151,7 +152,8 @@ class Pipeline:
             if not prompt.continuations:
                 prompt = dataclasses.replace(prompt, max_new_tokens=self.mode.new_tokens(prompt))
             item.prompt = prompt
-            images = tuple(view.pixels(image) for view in _present(item.selection).views)
+            with self.clock.stage("crop"):
+                images = tuple(view.pixels(image) for view in _present(item.selection).views)
             wants_attention = "class_attention" in self.selector.needs
             item.prepared = self.vlm.prepare(
                 Request(
@@ -181,6 +183,21 @@ class Pipeline:
             answers = self.vlm.decode(batch, state, ignore_end_token=self.mode.forced_tokens is not None)
         for item, answer in zip(items, answers, strict=True):
             item.answer = answer
+            item.flops = self._flops(item)
+
+    def _flops(self, item: Item) -> dict[str, int | None] | None:
+        """Analytic FLOPs by stage of the question alone; `psi` and `select_vlm` only where the selector has them."""
+        prepared, selection = _present(item.prepared), _present(item.selection)
+        counts = self.vlm.flops(prepared, item.pruned or prepared, _present(item.answer).new_tokens)
+        if counts is None:
+            return None
+        choice: dict[str, int | None] = {}
+        if self.tools.psi is not None:
+            work = self.selector.psi_work(_present(item.selection_input), selection)
+            choice["psi"] = None if work is None else self.tools.psi.flops(*work)
+        if self.tools.vlm is not None:
+            choice["select_vlm"] = self.tools.vlm.flops(item.question.id)
+        return {**choice, **counts}
 
     def _prune(self, items: list[Item], batch: list[ModelInputs], features: Any) -> tuple[list[ModelInputs], Any]:
         """The batch with the visual tokens that the selector keeps."""

@@ -31,6 +31,7 @@ class Item:
     """One question on its way: each stage fills in its part, or `error` ends the way.
 
     `pruned` is the prompt with only the `kept` visual tokens; `prepared` stays whole, so that a stage can be repeated.
+    `flops` are analytic, by stage.
     """
 
     question: Question
@@ -42,6 +43,7 @@ class Item:
     pruned: ModelInputs | None = None
     kept: Kept | None = None
     answer: Answer | None = None
+    flops: dict[str, int | None] | None = None
     error: Exception | None = field(default=None, repr=False)
     place: str = ""
 
@@ -108,6 +110,7 @@ def _written(item: Item, score: Score | None, benchmark: Benchmark, latencies: L
         trace=[_trace_step(step) for step in selection.trace] if selection else None,
         measures={name: round(value, 6) for name, value in selection.measures.items()} if selection else None,
         image_size=list(item.image.size) if item.image is not None else None,
+        flops=None if item.error else item.flops,
     )
 
 

@@ -199,6 +199,13 @@ class VLM(ABC):
             "model (docs/models.md lists what each can do)."
         )
 
+    def flops(self, prepared: ModelInputs, read: ModelInputs, new_tokens: int | None) -> dict[str, int | None] | None:
+        """Analytic FLOPs of a question asked on its own, by stage (`measure.flops`); None where they are not known.
+
+        prepared: as it was encoded. read: as it was prefilled, which is the same where nothing was pruned.
+        """
+        return None
+
     @abstractmethod
     def prefill(self, batch: Sequence[ModelInputs], features: Any) -> Any:
         """The 'prefill' stage: one forward over the prompts. Returns the state that `decode` uses up."""

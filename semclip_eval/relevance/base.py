@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,9 @@ from PIL import Image
 from semclip_eval.errors import ConfigError
 from semclip_eval.relevance.phrases import noun_phrases
 from semclip_eval.types import Box, Question
+
+# Given the name of a part of the work, what surrounds it while it is done.
+Watcher = Callable[[str], AbstractContextManager[None]]
 
 PSI_TEXTS = ("question", "question_and_options", "noun_phrases")
 
@@ -100,6 +104,7 @@ class Relevance(ABC):
     revision: str
     text: str
     needs_vlm: ClassVar[bool] = False
+    _watcher: Watcher | None = None
 
     @property
     def training(self) -> str:
@@ -130,6 +135,18 @@ class Relevance(ABC):
 
         A ψ that keeps nothing of its own overrides it too, to say so (`forgets`).
         """
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Let `watcher` surround each part of the work from now on; None for nobody."""
+        self._watcher = watcher
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Around a part of the work: `psi_crop` (cut and resize candidates), `psi_image`, `psi_text` (the towers)."""
+        return nullcontext() if self._watcher is None else self._watcher(name)
+
+    def flops(self, boxes: int, texts: int) -> int | None:
+        """Analytic FLOPs of scoring so many boxes against so many texts, nothing cached; None where not known."""
+        return None
 
     @property
     def forgets(self) -> bool:

@@ -82,6 +82,10 @@ class DenseRelevance(OpenClipRelevance):
         embeddings = dict(zip(texts, self.embed_texts(texts), strict=True))
         return [self._scores(request, embeddings[request.text]) for request in requests]
 
+    def flops(self, boxes: int, texts: int) -> int | None:
+        """Not known: recipes differ in how far the last layers are computed."""
+        return None
+
     def _scores(self, request: RelevanceRequest, text: torch.Tensor) -> tuple[float, ...]:
         relevance = self._map_of(request, text)
         pool = np.max if self.pool == "max" else np.mean
@@ -99,7 +103,8 @@ class DenseRelevance(OpenClipRelevance):
     def _tile_features(self, request: RelevanceRequest, tiles: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
         key = image_key(request)
         if key not in self._features:
-            pictures: list[Image.Image] = [request.image.crop(tile) for tile in tiles]  # type: ignore[arg-type]
+            with self.part("psi_crop"):
+                pictures: list[Image.Image] = [request.image.crop(tile) for tile in tiles]  # type: ignore[arg-type]
             self._features[key] = self.patch_features(pictures, self.recipe)
         self._features.move_to_end(key)
         features = self._features[key]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError
+from semclip_eval.measure import flops
 from semclip_eval.relevance.base import PatchMap, Relevance, RelevanceRequest, check_psi_text
 from semclip_eval.relevance.embedding_store import EmbeddingStore, pixel_digest
 from semclip_eval.relevance.trained import read_provenance
@@ -192,8 +193,9 @@ class OpenClipRelevance(Relevance):
         from semclip_eval.relevance import patches
 
         clip = self._loaded()
-        pixels = torch.stack([clip.stretch(image) for image in images])
-        with torch.inference_mode():
+        with self.part("psi_crop"):
+            pixels = torch.stack([clip.stretch(image) for image in images])
+        with self.part("psi_image"), torch.inference_mode():
             pixels = pixels.to(self.device, dtype=open_clip.get_input_dtype(self.precision))
             flat = patches.sign_of(visual, recipe) * patches.patch_features(visual, pixels, recipe).cpu()
         rows, columns = visual.grid_size
@@ -247,6 +249,11 @@ class OpenClipRelevance(Relevance):
         preprocess = self._loaded().preprocess
         return torch.stack([preprocess(image.crop(box)) for box in boxes])
 
+    def flops(self, boxes: int, texts: int) -> int | None:
+        """See `Relevance.flops`; None for towers that are not open_clip's own transformers (SigLIP's of timm)."""
+        image, text = flops.open_clip_image(self.loaded_model.visual), flops.open_clip_text(self.loaded_model)
+        return None if image is None or text is None else boxes * image + texts * text
+
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Token ids (texts, context length), cut and padded."""
         ids: torch.Tensor = self._loaded().tokenizer(list(texts))
@@ -255,12 +262,13 @@ class OpenClipRelevance(Relevance):
     def embed_texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """Unit-norm float32 embeddings on the CPU, one a text; the texts count for `truncations`."""
         clip = self._loaded()
-        for text in texts:
-            self._text_lengths.setdefault(text, clip.text_length(text))
         embeddings: list[torch.Tensor] = []
-        for start in range(0, len(texts), self.batch_size):
-            tokens = clip.tokenizer(list(texts[start : start + self.batch_size]))
-            embeddings += self._embed("text", tokens)
+        with self.part("psi_text"):
+            for text in texts:
+                self._text_lengths.setdefault(text, clip.text_length(text))
+            for start in range(0, len(texts), self.batch_size):
+                tokens = clip.tokenizer(list(texts[start : start + self.batch_size]))
+                embeddings += self._embed("text", tokens)
         return embeddings
 
     def _crop_embeddings(
@@ -286,8 +294,11 @@ class OpenClipRelevance(Relevance):
         work = list(missing.items())
         for start in range(0, len(work), self.batch_size):
             chunk = work[start : start + self.batch_size]
-            pixels = torch.stack([clip.preprocess(image.crop(box)) for (_, box), image in chunk])
-            for ((key, box), _), embedding in zip(chunk, self._embed("image", pixels), strict=True):
+            with self.part("psi_crop"):
+                pixels = torch.stack([clip.preprocess(image.crop(box)) for (_, box), image in chunk])
+            with self.part("psi_image"):
+                embeddings = self._embed("image", pixels)
+            for ((key, box), _), embedding in zip(chunk, embeddings, strict=True):
                 found[key][box] = embedding
         if store is not None:
             for key, digest in digests.items():

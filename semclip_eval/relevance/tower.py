@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
-from semclip_eval.relevance.base import Relevance, RelevanceRequest
+from semclip_eval.relevance.base import Relevance, RelevanceRequest, Watcher
 from semclip_eval.relevance.open_clip_relevance import OpenClipRelevance
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class TowerRelevance(Relevance):
         """See `Relevance.begin_block`; what the tower made of the crops is the VLM's to forget."""
         self._clip.begin_block(keep)
 
+    def watch(self, watcher: Watcher | None) -> None:
+        """See `Relevance.watch`; the texts are open_clip's work."""
+        super().watch(watcher)
+        self._clip.watch(watcher)
+
     def reset(self) -> None:
         """Forget counted texts, and the VLM until it is attached again."""
         self._clip.reset()
@@ -130,9 +135,12 @@ class TowerRelevance(Relevance):
         text_embeddings = dict(zip(texts, self._clip.embed_texts(texts), strict=True))
         scores, space = [], f"{self.model} {self.revision}"
         for request in requests:
-            crops = [request.image.crop(box) for box in request.boxes]
+            with self.part("psi_crop"):
+                crops = [request.image.crop(box) for box in request.boxes]
             text = text_embeddings[request.text]
-            scores.append(tuple((self._vlm.embed_views(crops, self._head, space) @ text).tolist()) if crops else ())
+            with self.part("psi_image"):  # resizing is the VLM's own and falls here
+                cosines = self._vlm.embed_views(crops, self._head, space) @ text if crops else None
+            scores.append(() if cosines is None else tuple(cosines.tolist()))
         return scores
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:

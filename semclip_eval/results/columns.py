@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["text", "flag", "count", "fraction", "ms", "s", "1/s", "MiB"]
+Unit = Literal["text", "flag", "count", "fraction", "ms", "s", "1/s", "MiB", "GFLOP", "GFLOP/s", "J"]
 Source = Literal["config", "data", "samples", "clock", "machine"]
 
 
@@ -18,7 +18,8 @@ class Column:
     """One column.
 
     unit: `text`, `flag` (true or false), `count` (of questions, views or tokens, a mean of them where the name says
-    so), `fraction` (in [0, 1]), `ms`, `s`, `1/s`, `MiB`. source: where the value comes from: the resolved `config`,
+    so), `fraction` (in [0, 1]), `ms`, `s`, `1/s`, `MiB`, `GFLOP` (10^9 FLOPs), `GFLOP/s`,
+    `J`. source: where the value comes from: the resolved `config`,
     the benchmark's `data`, the records in samples.jsonl, the `clock`, or the `machine`. heading: in the report, where
     the name is not clear enough.
     """
@@ -114,6 +115,29 @@ SUMMARY_COLUMNS = (
     _latency("prune", "median of choosing and dropping visual tokens"),
     Column("psi_training", "text", "data", "what ψ has learned from (`train-psi`); empty for weights as published"),
     Column("workers", "count", "config", "workers of the last session; `questions_per_s` is that of all of them"),
+    Column("e2e_ms_p25", "ms", "clock", "25th percentile of the whole question", "E2E p25, ms"),
+    Column("e2e_ms_p75", "ms", "clock", "its 75th percentile; less the 25th: the interquartile range", "E2E p75, ms"),
+    _latency("psi_crop", "median of cutting and resizing the candidates for ψ, a part of `select`", "ψ crop p50, ms"),
+    _latency("psi_image", "median of ψ's image tower, a part of `select`", "ψ image p50, ms"),
+    _latency("psi_text", "median of ψ's text tower and tokenizer, a part of `select`", "ψ text p50, ms"),
+    _latency("crop", "median of cutting the views out of the image, a part of `prepare`"),
+    Column(
+        "first_call_ms",
+        "ms",
+        "clock",
+        "E2E of the first question that the process warmed up with, which no percentile counts",
+        "first call, ms",
+    ),
+    Column("stages_share", "fraction", "clock", "sum of the stages over E2E, which is measured on its own"),
+    Column("gflops_mean", "GFLOP", "samples", "mean analytic FLOPs a question, nothing cached; ψ and all stages"),
+    Column("psi_gflops_mean", "GFLOP", "samples", "those of ψ; empty where the selector has none"),
+    Column("select_vlm_gflops_mean", "GFLOP", "samples", "those of what the selector asked of the VLM"),
+    Column("vision_gflops_mean", "GFLOP", "samples", "those of vision tower and projector"),
+    Column("prefill_gflops_mean", "GFLOP", "samples", "those of the prefill"),
+    Column("decode_gflops_mean", "GFLOP", "samples", "those of the decode"),
+    Column("gflops_per_s", "GFLOP/s", "clock", "analytic FLOPs over E2E, in latency mode", "GFLOP/s"),
+    Column("energy_j_mean", "J", "machine", "energy of the CUDA device a question, by NVML, over the last process"),
+    Column("ceiling_share", "fraction", "clock", "that over the device's measured matrix product (`doctor`)"),
 )
 
 CATEGORY_COLUMNS = (

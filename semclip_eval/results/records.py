@@ -67,6 +67,7 @@ class Record:
     trace: list[dict[str, Any]] | None = None
     measures: dict[str, float] | None = None
     image_size: list[int] | None = None
+    flops: dict[str, int | None] | None = None
 
     def line(self) -> str:
         """The record as one line of JSON, with the line's end."""

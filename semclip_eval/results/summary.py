@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from semclip_eval.console import warn
 from semclip_eval.errors import DataError, SemclipEvalError
 from semclip_eval.files import read_text, shown
-from semclip_eval.measure.stages import PARTS, STAGES
+from semclip_eval.measure import flops
+from semclip_eval.measure.stages import PARTS, STAGES, stages_sum
 from semclip_eval.results.columns import CATEGORY_NAMES, NUMERIC_NAMES, SUMMARY_NAMES
 from semclip_eval.results.records import lock, write_atomically
 from semclip_eval.results.targets import by_targets
@@ -82,13 +83,38 @@ def accuracy_row(records: Sequence[Mapping[str, Any]], units: Units) -> dict[str
 
 
 def latency_row(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Percentiles of the stages in milliseconds; empty where nothing was timed (accuracy mode)."""
+    """Percentiles of the stages in milliseconds and their share of E2E; empty where nothing was timed."""
     timed = [record["latency_ms"] for record in records if record["status"] != "error" and record["latency_ms"]]
     row: dict[str, Any] = {}
     for stage in (*STAGES, *PARTS, "ttft", "tpot"):
         row[f"{stage}_ms_p50"] = _percentile([times[stage] for times in timed if stage in times], 50)
-    for q in (50, 90, 99):
-        row[f"e2e_ms_p{q}"] = _percentile([times["e2e"] for times in timed], q)
+    whole = [times["e2e"] for times in timed]
+    for q in (25, 50, 75, 90, 99):
+        row[f"e2e_ms_p{q}"] = _percentile(whole, q)
+    row["stages_share"] = sum(map(stages_sum, timed)) / sum(whole) if sum(whole) else None
+    return row
+
+
+def flops_row(records: Sequence[Mapping[str, Any]], ceilings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Mean analytic GFLOPs a question by stage and, where the questions were timed, how many a second were achieved.
+
+    The whole is not known where a part is not. Only the stages from `select` on compute, but the time is E2E: what a
+    question waits for counts. ceilings: of the device (`measure.ceilings`), where they are known.
+    """
+    counted = [record for record in records if record["status"] != "error" and record.get("flops")]
+    row: dict[str, Any] = {}
+    for part in flops.PARTS:
+        present = [flops.gflops(record["flops"], part) for record in counted if part in record["flops"]]
+        row[f"{part}_gflops_mean"] = None if None in present else _mean(present)
+    if not counted or any(None in record["flops"].values() for record in counted):
+        return row
+    whole = [sum(record["flops"].values()) / 1e9 for record in counted]
+    row["gflops_mean"] = _mean(whole)
+    if all(record["latency_ms"] for record in counted):
+        seconds = sum(record["latency_ms"]["e2e"] for record in counted) / 1000
+        row["gflops_per_s"] = sum(whole) / seconds if seconds else None
+        if seconds and ceilings:
+            row["ceiling_share"] = row["gflops_per_s"] / ceilings["gflops_per_s"]
     return row
 
 

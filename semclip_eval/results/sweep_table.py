@@ -27,6 +27,7 @@ ORACLE_NOTE = "* sees the annotated boxes: an upper bound, not a method"
 
 # What tells two runs apart in a table without a word on their settings.
 SHOWN_NAMES = ("benchmark", "model", "protocol", "crops", "selector")
+E2E = "E2E ms p50\n(p25-p75)"
 CARRIED_OUT = ("run.output_dir", "run.num_workers", "run.resume", "run.retry_errors")
 
 Row = Mapping[str, str]
@@ -127,8 +128,9 @@ def _single(jobs: Sequence[Path | Failure], rows: Sequence[Row], title: str) -> 
     for name in (*([] if "n" in shared else ["n"]), "accuracy %\n(95 %)"):
         table.add_column(name, justify="right", no_wrap=True)
     looks = any(float(row.get("forwards_mean") or 0) > 0 for row in rows)
-    last = "extra\nforwards" if looks else "questions\n/s"
-    for name in (*(name.replace("_", "\n") for name in categories), "hit %", "visual\ntokens", last):
+    timed = _is_timed(rows)
+    last = [*(["extra\nforwards"] if looks else []), *([E2E] if timed else [] if looks else ["questions\n/s"])]
+    for name in (*(name.replace("_", "\n") for name in categories), "hit %", "visual\ntokens", *last):
         table.add_column(Text(name), justify="right", no_wrap=True)
     for job, row in zip(jobs, rows, strict=True):
         names = (Text(row.get(name) or "-") for name in own)
@@ -141,7 +143,7 @@ def _single(jobs: Sequence[Path | Failure], rows: Sequence[Row], title: str) -> 
             *([] if "n" in shared else [row["n"]]),
             accuracy_cell(row),
             *(percent(by_category[job][name]) for name in categories),
-            *_costs(row, looks),
+            *_costs(row, timed, looks),
         )
     return _under(_titled(title, rows, shared), table, rows, keys=len(own) + 1)
 
@@ -156,7 +158,8 @@ def _grouped(rows: Sequence[Row], title: str) -> Group:
     table = _table()
     for name in ("benchmark", "selector", *(["crops"] if crops else [])):
         table.add_column(name, no_wrap=True)
-    for name in ("n", "accuracy %\n(95 %)", "hit %", "visual\ntokens", "asked\n/s"):
+    timed = _is_timed(rows)
+    for name in ("n", "accuracy %\n(95 %)", "hit %", "visual\ntokens", E2E if timed else "asked\n/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for (benchmark, protocol, model), members in groups.items():
         names = [benchmark]
@@ -170,7 +173,7 @@ def _grouped(rows: Sequence[Row], title: str) -> Group:
                 row = members[place]
                 cells += [Text(_selector(row)), *([Text(row.get("crops") or "-")] if crops else [])]
                 if "accuracy" in row:
-                    cells += map(Text, (row["n"], accuracy_cell(row), *_costs(row)))
+                    cells += map(Text, (row["n"], accuracy_cell(row), *_costs(row, timed)))
                 else:
                     cells += [Text(""), _outcome(row)]
             table.add_row(*cells)
@@ -178,7 +181,11 @@ def _grouped(rows: Sequence[Row], title: str) -> Group:
 
 
 def _matrix(rows: Sequence[Row]) -> Group | None:
-    """Accuracy and visual tokens, benchmarks by selectors; None where a cell would hold two runs, or for one column."""
+    """Accuracy, visual tokens and, where timed, E2E, benchmarks by selectors.
+
+    None where a cell would hold two runs, or for one column.
+    """
+    timed = _is_timed(rows)
     selectors = list(dict.fromkeys(row["selector"] for row in rows))
     own = [name for name in ("model", "protocol") if not _same_by_benchmark(rows, name)]
     cells: dict[tuple[str, ...], dict[str, Text]] = {}
@@ -187,11 +194,9 @@ def _matrix(rows: Sequence[Row]) -> Group | None:
         if row["selector"] in line:
             return None
         measured = "accuracy" in row
-        line[row["selector"]] = (
-            Text(f"{percent(row['accuracy'])} · {number_cell(row['visual_tokens_mean'], 0)}")
-            if measured
-            else _outcome(row)
-        )
+        parts = [percent(row["accuracy"]), number_cell(row["visual_tokens_mean"], 0)] if measured else []
+        parts += [number_cell(row.get("e2e_ms_p50", ""), 1)] if measured and timed else []
+        line[row["selector"]] = Text(" · ".join(parts)) if measured else _outcome(row)
     if len(selectors) < 2 or len(cells) < 2:
         return None
     table = _table()
@@ -201,7 +206,8 @@ def _matrix(rows: Sequence[Row]) -> Group | None:
         table.add_column(Text(name), justify="right", no_wrap=True)
     for names, line in cells.items():
         table.add_row(*map(Text, names), *(line.get(selector, "") for selector in selectors))
-    return _under("Accuracy % · visual tokens a question", table, (), keys=1 + len(own))
+    title = "Accuracy % · visual tokens a question" + (" · E2E ms p50" if timed else "")
+    return _under(title, table, (), keys=1 + len(own))
 
 
 def _outcome(row: Row) -> Text:
@@ -237,12 +243,29 @@ def _selector(row: Row) -> str:
     return "\n".join(part for part in (row["selector"] + mark, row.get("setting")) if part)
 
 
-def _costs(row: Row, looks: bool = False) -> tuple[str, str, str]:
-    """Hit rate, visual tokens (`59 of 98` where some were dropped), questions a second or, with `looks`, forwards."""
+def _is_timed(rows: Sequence[Row]) -> bool:
+    """Is one of them a run in latency mode?"""
+    return any(row.get("e2e_ms_p50") for row in rows)
+
+
+def _milliseconds(row: Row) -> str:
+    """The median and the quartiles of E2E, such as `12.3 (12.0-13.1)`."""
+    if not row.get("e2e_ms_p25"):
+        return number_cell(row.get("e2e_ms_p50", ""), 1)
+    p25, p50, p75 = (number_cell(row[f"e2e_ms_p{q}"], 1) for q in (25, 50, 75))
+    return f"{p50} ({p25}-{p75})"
+
+
+def _costs(row: Row, timed: bool, looks: bool = False) -> list[str]:
+    """Hit rate, visual tokens (`59 of 98` where some were dropped), and what `timed` and `looks` ask for.
+
+    looks: extra forwards. timed: milliseconds. Questions a second where it is neither.
+    """
     tokens = number_cell(row["visual_tokens_mean"], 0)
     encoded = number_cell(row.get("encoded_tokens_mean") or row["visual_tokens_mean"], 0)
-    last = number_cell(row.get("forwards_mean") or "0", 1) if looks else number_cell(row["questions_per_s"], 1)
-    return percent(row["hit_rate"]), tokens if tokens == encoded else f"{tokens} of {encoded}", last
+    last = [number_cell(row.get("forwards_mean") or "0", 1)] if looks else []
+    last += [_milliseconds(row)] if timed else [] if looks else [number_cell(row["questions_per_s"], 1)]
+    return [percent(row["hit_rate"]), tokens if tokens == encoded else f"{tokens} of {encoded}", *last]
 
 
 def _same(rows: Sequence[Row], name: str) -> bool:

@@ -161,6 +161,14 @@ def number_cell(text: str, digits: int) -> str:
     return "-" if text == "" else f"{float(text):.{digits}f}"
 
 
+def _achieved(row: Row) -> str:
+    """What a latency run computed a second, and which share of the device's ceiling that is, where they are known."""
+    if not row.get("gflops_per_s"):
+        return ""
+    share = f", {percent(row['ceiling_share'])} % of its matrix product" if row.get("ceiling_share") else ""
+    return f", {number_cell(row['gflops_per_s'], 0)} GFLOP/s{share}"
+
+
 def _latency_line(row: Row) -> str:
     stages = ("load", "select", "prepare", "vision", "prefill", "decode")
     medians = ", ".join(f"{name} {number_cell(row[f'{name}_ms_p50'], 1)}" for name in stages)
@@ -168,5 +176,5 @@ def _latency_line(row: Row) -> str:
     return (
         f"Latency on {row['device']} in {row['dtype']}, ms a question: E2E p50 {number_cell(row['e2e_ms_p50'], 1)}, "
         f"p90 {number_cell(row['e2e_ms_p90'], 1)}, p99 {number_cell(row['e2e_ms_p99'], 1)} "
-        f"(p50 by stage: {medians}){memory}"
+        f"(p50 by stage: {medians}){memory}{_achieved(row)}"
     )

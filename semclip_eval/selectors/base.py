@@ -123,6 +123,10 @@ class Selector(ABC):
         (ask one by one to learn which).
         """
 
+    def psi_work(self, item: SelectionInput, selection: Selection) -> tuple[int, int] | None:
+        """How many boxes and texts ψ scored for this selection, for the count of FLOPs; None where it is not said."""
+        return None
+
     def most_kept(self, visual_tokens: int) -> int:
         """How many of so many visual tokens of one question are kept at most; for the check before a run."""
         return visual_tokens

@@ -85,6 +85,11 @@ class Gate(Wrapper):
             for item, value in zip(inputs, signals, strict=True)
         ]
 
+    def psi_work(self, item: SelectionInput, selection: Selection) -> tuple[int, int] | None:
+        """That of the inner selector, which is not asked where `entropy` or `answerability` closes the gate."""
+        closed = self.signal != "standout" and not selection.candidate_relevance
+        return (0, 0) if closed else super().psi_work(item, selection)
+
     def _asked(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[float]:
         vlm = tools.require_vlm(self.name)
         if self.signal == "entropy":

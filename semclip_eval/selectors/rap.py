@@ -95,6 +95,10 @@ class Rap(Selector):
     def most_views(self, candidates: int) -> int:
         return 2 if self.keep_overview else 1
 
+    def psi_work(self, item: SelectionInput, selection: Selection) -> tuple[int, int] | None:
+        """Every tile, against the text."""
+        return sum(len(row) for row in self.grid(*item.image.size)), 1
+
     def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
         grids = [self.grid(*item.image.size) for item in inputs]
         requests = [

@@ -59,6 +59,10 @@ class SemClip(Selector):
     def most_views(self, candidates: int) -> int:
         return 1 + self.top_k
 
+    def psi_work(self, item: SelectionInput, selection: Selection) -> tuple[int, int] | None:
+        """Every candidate, against the text or each of its phrases."""
+        return len(item.candidates), len(noun_phrases(item.text) or [item.text]) if self.each_phrase else 1
+
     def select(self, inputs: Sequence[SelectionInput], tools: Tools) -> list[Selection]:
         psi = tools.require_psi(self.name)
         for item in inputs:

@@ -13,10 +13,10 @@ from semclip_eval.checks import require_member, whole_number
 from semclip_eval.errors import ConfigError
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.selectors import token_scores
-from semclip_eval.selectors.base import PruneInput
+from semclip_eval.selectors.base import PruneInput, SelectionInput
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.selectors.wrapper import Wrapper, inner_selector
-from semclip_eval.types import Kept
+from semclip_eval.types import Kept, Selection
 
 SCORES = ("random", "uniform", "dense_psi", "cls", "max_min", "conditional_dpp")
 _NEEDS = {"dense_psi": "psi", "cls": "class_attention", "conditional_dpp": "psi"}
@@ -76,6 +76,10 @@ class Sparse(Wrapper):
         """`prune`, what the score needs, and what the inner selector needs."""
         own = {"prune", *([_NEEDS[self.score]] if self.score in _NEEDS else [])}
         return frozenset(own).union(self.inner.needs)
+
+    def psi_work(self, item: SelectionInput, selection: Selection) -> tuple[int, int] | None:
+        """That of the inner selector; not said where ψ scores the tokens too."""
+        return None if _NEEDS.get(self.score) == "psi" else super().psi_work(item, selection)
 
     def most_kept(self, visual_tokens: int) -> int:
         if self.keep_ratio is not None:

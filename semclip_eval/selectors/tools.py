@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -50,15 +50,21 @@ class SelectorVLM:
         self._max_forwards = max_forwards
         self._clock = clock
         self._costs: dict[str, Cost] = defaultdict(Cost)
+        self._flops: dict[str, int | None] = {}
 
     def begin(self, question_ids: Iterable[str]) -> None:
         """These questions are selected (again) from the start: what they spent is forgotten."""
         for question_id in question_ids:
             self._costs.pop(question_id, None)
+            self._flops.pop(question_id, None)
 
     def cost(self, question_id: str) -> Cost:
         """What the question has spent since `begin`."""
         return self._costs[question_id]
+
+    def flops(self, question_id: str) -> int | None:
+        """Analytic FLOPs of what the question has spent since `begin`; None where they are not known (gradients)."""
+        return self._flops.get(question_id, 0)
 
     def forwards_left(self, question_id: str) -> int | None:
         """How many forwards the question may still spend; None without a bound."""
@@ -145,12 +151,23 @@ class SelectorVLM:
                 batch = [self._vlm.prepare(requests[place]) for place in places]
                 for place, prepared, result in zip(places, batch, call(batch), strict=True):
                     results[place] = result
+                    new_tokens = getattr(result, "new_tokens", None) if generates else None
+                    counts = None if backwards else self._vlm.flops(prepared, prepared, new_tokens)
+                    self._count(requests[place].question_id, counts, generates)
                     self._costs[requests[place].question_id] += Cost(
                         visual_tokens=prepared.visual_tokens or 0,
                         text_tokens=prepared.text_tokens or 0,
-                        new_tokens=(getattr(result, "new_tokens", None) or 0) if generates else 0,
+                        new_tokens=new_tokens or 0,
                     )
         return [results[place] for place in range(len(requests))]
+
+    def _count(self, question_id: str, counts: Mapping[str, int | None] | None, generates: bool) -> None:
+        """Add the FLOPs of one request, decoded only where it `generates`; one that is not known makes the sum so."""
+        stages = ("vision", "prefill", "decode") if generates else ("vision", "prefill")
+        parts = [None] if counts is None else [counts[stage] for stage in stages]
+        total = self.flops(question_id)
+        known = [part for part in parts if part is not None]
+        self._flops[question_id] = None if total is None or len(known) < len(parts) else total + sum(known)
 
     def _spend(self, requests: Sequence[Request], backwards: int) -> None:
         """Count the forwards before they happen; BudgetExceeded, with nothing counted, where there are too many."""

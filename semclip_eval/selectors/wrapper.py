@@ -51,6 +51,11 @@ class Wrapper(Selector):
     def most_views(self, candidates: int) -> int:
         return int(self.inner.most_views(candidates))
 
+    def psi_work(self, item: SelectionInput, selection: Selection) -> tuple[int, int] | None:
+        """That of the inner selector, where the wrapper itself asks no ψ."""
+        work: tuple[int, int] | None = self.inner.psi_work(item, selection)
+        return work if "psi" in self.inner.needs else None
+
     def most_kept(self, visual_tokens: int) -> int:
         return int(self.inner.most_kept(visual_tokens))
 

@@ -11,6 +11,7 @@ from PIL import Image
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ModelError
 from semclip_eval.lazy import library
+from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.grounding import INTERNVL
 from semclip_eval.models.insight import TokenBoxes
@@ -123,6 +124,9 @@ class InternVL(DynamicResolutionVLM):
         tiles = [tokens // self.tile_tokens for tokens in prepared.view_tokens]
         first, count = sum(tiles[:begin]), sum(tiles[begin:end])
         return prepared.pixel_values[first : first + count], {}
+
+    def _vision_flops(self, prepared: ModelInputs) -> int:
+        return flops.tile_encoder(self.model.config, len(prepared.pixel_values), self.tile_tokens)
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         features: torch.Tensor = self.model.model.get_image_features(pixel_values).pooler_output

@@ -14,6 +14,7 @@ from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.lazy import library, without_gradients
+from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes, ViewTokens
 from semclip_eval.models.transformers import dummy
@@ -139,6 +140,9 @@ class Llava15(TransformersVLM):
             ViewFeatures(view, class_attention=None if attention is None else attention[number])
             for number, view in enumerate(selected)
         ]
+
+    def _vision_flops(self, prepared: ModelInputs) -> int:
+        return flops.tile_encoder(self.model.config, len(prepared.pixel_values), self.tokens_per_view)
 
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
         cells = grid(self.side, self.side, padded_square(width, height))

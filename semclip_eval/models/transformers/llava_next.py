@@ -11,6 +11,7 @@ from PIL import Image
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ModelError
 from semclip_eval.lazy import library
+from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
@@ -115,6 +116,11 @@ class LlavaNext(DynamicResolutionVLM):
         # Beyond a view's own tiles lies padding up to the tiles of the question's largest view.
         tiles = max(canvas_tiles(height, width, self.canvases, self.tile) for height, width in sizes.tolist())
         return prepared.pixel_values[begin:end, :tiles], {"image_sizes": sizes}
+
+    def _vision_flops(self, prepared: ModelInputs) -> int:
+        sizes = prepared.extras["image_sizes"]
+        tiles = [canvas_tiles(height, width, self.canvases, self.tile) for height, width in sizes.tolist()]
+        return flops.tile_encoder(self.model.config, sum(tiles), self.whole_tokens)
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         outputs = self.model.model.get_image_features(pixel_values, extras["image_sizes"])

@@ -16,6 +16,7 @@ from PIL import Image
 from semclip_eval.checks import require_member
 from semclip_eval.errors import ModelError
 from semclip_eval.lazy import library
+from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.anyres import best_canvas, canvas_boxes, canvas_tiles, canvas_tokens
@@ -135,6 +136,13 @@ class LlavaOnevision(DynamicResolutionVLM):
             grouped = torch.tensor([max(2, end - begin)])
             tiles = 1
         return prepared.pixel_values[begin:end, :tiles], {"image_sizes": sizes, "batch_num_images": grouped}
+
+    def _vision_flops(self, prepared: ModelInputs) -> int:
+        sizes = prepared.extras["image_sizes"]
+        if len(prepared.extras["batch_num_images"]) != len(prepared.view_tokens):
+            return flops.tile_encoder(self.model.config, len(prepared.view_tokens), self.patches**2)
+        tiles = [canvas_tiles(height, width, self.canvases, self.tile) for height, width in sizes.tolist()]
+        return flops.tile_encoder(self.model.config, sum(tiles), self.patches**2)
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         outputs = self.model.model.get_image_features(

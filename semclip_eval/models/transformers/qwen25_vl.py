@@ -15,6 +15,7 @@ from PIL import Image
 from semclip_eval.checks import whole_number
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.lazy import library
+from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.grounding import QWEN25_VL
 from semclip_eval.models.insight import TokenBoxes
@@ -111,6 +112,9 @@ class Qwen25VL(DynamicResolutionVLM):
         patches = grids.prod(dim=1)
         first, count = int(patches[:begin].sum()), int(patches[begin:end].sum())
         return prepared.pixel_values[first : first + count], {"image_grid_thw": grids[begin:end]}
+
+    def _vision_flops(self, prepared: ModelInputs) -> int:
+        return flops.window_encoder(self.model.config.vision_config, prepared.extras["image_grid_thw"].tolist())
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         outputs = self.model.model.get_image_features(pixel_values, extras["image_grid_thw"])

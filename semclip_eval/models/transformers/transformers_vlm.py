@@ -17,6 +17,7 @@ from PIL import Image
 from semclip_eval.checks import require_member, whole_number
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.lazy import library, without_gradients
+from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
 from semclip_eval.models.transformers import dummy, weights
@@ -364,6 +365,23 @@ class TransformersVLM(CachedDecoder):
             f"{visual} + {text} text tokens + {answer} answer tokens = {total}, more than the {self.context_length} "
             f"tokens of {self.name}'s context; use fewer crops{self.smaller_views} or a shorter answer"
         )
+
+    def flops(self, prepared: ModelInputs, read: ModelInputs, new_tokens: int | None) -> dict[str, int | None] | None:
+        """See `VLM.flops`; None for a language model whose config has not a LLaMA's names."""
+        text, prompt = self.model.config.text_config, len(read.input_ids)
+        try:
+            if read.continuation_ids:
+                decode = flops.decode_options(text, prompt, [len(ids) for ids in read.continuation_ids])
+            else:
+                decode = flops.decode_tokens(text, prompt, new_tokens or 1)
+            vision = self._vision_flops(prepared) if prepared.view_tokens else 0
+            return {"vision": vision, "prefill": flops.prefill(text, prompt), "decode": decode}
+        except AttributeError:
+            return None
+
+    def _vision_flops(self, prepared: ModelInputs) -> int | None:
+        """Of tower and projector, for all views of a question; None where a family does not say."""
+        return None
 
     @without_gradients
     def prefill(self, batch: Sequence[ModelInputs], features: Sequence[Sequence[ViewTokens]]) -> PrefillState:
