@@ -24,8 +24,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## the main job on the miniature: selectors on 2000 questions, the tables and the report
 	$(BIN)/python scripts/demo.py --output $(RESULTS)/demo
 
-test: install lint  ## ruff, mypy and the quick tests
-	$(BIN)/python -m pytest
+test: install lint  ## ruff, mypy and the quick tests, a worker a core
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 test-slow: install  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -22,6 +22,8 @@ from semclip_eval.results.comparison import Pair, Run, paired, read_run
 from semclip_eval.results.summary import ROLL_UP, read_rows
 
 STEPS_LIMIT = 600
+# The steps ask about images that the sweep has seen: ψ's crop embeddings are kept on disk for them.
+BASE = ("profile=mini", "psi.store_mib=64")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="ask only so many questions")
     parser.add_argument("--steps-limit", type=int, default=STEPS_LIMIT, help="questions of the second table")
     chosen = parser.parse_args()
-    overrides = ["profile=mini", "experiment=demo", f"run.output_dir={chosen.output}"]
+    overrides = [*BASE, "experiment=demo", f"run.output_dir={chosen.output}"]
     if chosen.limit is not None:
         overrides.append(f"run.limit={chosen.limit}")
     code = semclip_eval(overrides)
@@ -103,7 +105,7 @@ def show_steps(output: Path, limit: int) -> int:
 def asked(output: Path, limit: int, changed: tuple[str, ...]) -> tuple[int, Run | None]:
     """A run of semclip with these settings changed; finished runs are found again."""
     before = {folder: row["started_at"] for folder, row in rows_by_folder(output).items()}
-    command = ["profile=mini", "run.batch_size=16", f"run.limit={limit}", f"run.output_dir={output}"]
+    command = [*BASE, "run.batch_size=16", f"run.limit={limit}", f"run.output_dir={output}"]
     selector = [] if any(text.startswith("selector=") for text in changed) else ["selector=semclip"]
     with quiet():
         code = semclip_eval([*command, *selector, *changed])

@@ -1,6 +1,6 @@
 """The regression that CI runs: a small split of every miniature benchmark against results/baselines/mini.csv.
 
-    python scripts/regression.py [--write] [--output FOLDER]
+    python scripts/regression.py [--write] [--output FOLDER] [--junit FILE]
 
 V* with the main selectors and controls by likelihood, and semclip by letter; every other benchmark with the main
 selectors. Always from the first question (an earlier result would only prove itself). Exit code 0 where every number
@@ -41,6 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The miniature against its baseline.")
     parser.add_argument("--write", action="store_true", help="write the baseline anew")
     parser.add_argument("--output", type=Path, help="keep the runs here (default: a temporary folder)")
+    parser.add_argument("--junit", metavar="FILE", help="write JUnit XML, a test case a number")
     chosen = parser.parse_args()
     # Two small models gain little by a second thread, and on a busy machine waiting for it costs three times as much.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,7 +53,9 @@ def main() -> int:
             if code:
                 return code
         notice(f"{time.perf_counter() - begin:.0f} s")
-        return semclip_eval(["regress", str(output), str(BASELINE), *(["--write"] if chosen.write else [])])
+        flags = ["--write"] if chosen.write else []
+        flags += ["--junit", chosen.junit] if chosen.junit else []
+        return semclip_eval(["regress", str(output), str(BASELINE), *flags])
 
 
 if __name__ == "__main__":

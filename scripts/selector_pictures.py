@@ -34,6 +34,7 @@ VARIANTS = {
     "attention_tiles": "attention",
     "zoom_25_forwards": "zoom",
     "rap_25_forwards": "rap",
+    "focus_m_8": "focus",
     "gate_standout": "gate",
     "sparse_full_crop_a_fifth": "sparse",
     "oracle": "oracle",

@@ -6,7 +6,6 @@ import argparse
 import base64
 import html
 import io
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from semclip_eval.config import run_config
 from semclip_eval.console import notice, out
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.files import shown
+from semclip_eval.json_output import print_json
 from semclip_eval.selectors.base import Selector
 from semclip_eval.types import Box
 
@@ -63,7 +63,7 @@ def run_ask(arguments: list[str]) -> int:
         file.write_text(page(image, chosen.question, results), encoding="utf-8")
         notice(f"{shown(file)}: open it in a browser.")
     if chosen.json:
-        print(json.dumps([as_json(result) for result in results], ensure_ascii=False, indent=1))
+        print_json([as_json(result) for result in results])
         return 0
     _print(chosen.question, image, results)
     return 0
@@ -84,7 +84,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--box", action="append", default=[], metavar="X,Y,W,H", help="where the answer is, in pixels")
     parser.add_argument("--save", metavar="FOLDER", help="write the views that each selector showed as PNG files")
     parser.add_argument("--html", metavar="FILE", help="write a page with the image, the crops and the answers")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
     chosen = parser.parse_intermixed_args(arguments)
     for text in chosen.overrides:
         if "=" not in text:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +10,11 @@ from typing import Any
 
 from semclip_eval.console import out, percent
 from semclip_eval.errors import ConfigError, SemclipEvalError
-from semclip_eval.report.comparisons import Labelled, comparisons
+from semclip_eval.json_output import print_json
+from semclip_eval.report.comparisons import Labelled, comparisons, milliseconds
 from semclip_eval.report.runs import FinishedRun, read_results
 from semclip_eval.results.comparison import paired, read_run
-
-# Quantiles of the normal distribution: a two-sided test at 5 %, and a power of 80 %.
-Z_ALPHA, Z_POWER = 1.959964, 0.841621
+from semclip_eval.scoring.statistics import questions_needed
 
 
 @dataclass(frozen=True)
@@ -70,12 +67,12 @@ def run_choose(arguments: list[str]) -> int:
     parser.add_argument("--max-ms", type=float, help="median milliseconds a question, from latency runs")
     parser.add_argument("--max-tokens", type=float, help="mean visual tokens that the language model reads")
     parser.add_argument("--max-forwards", type=float, help="mean VLM forwards that the selector spends")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
     chosen = parser.parse_args(arguments)
     limits = {"ms": chosen.max_ms, "tokens": chosen.max_tokens, "forwards": chosen.max_forwards}
     choices = choose(chosen.results, limits)
     if chosen.json:
-        print(json.dumps([as_json(choice) for choice in choices], ensure_ascii=False, indent=1))
+        print_json([as_json(choice) for choice in choices])
     else:
         for choice in choices:
             _print(choice)
@@ -120,7 +117,7 @@ def _chosen(
 def _option(each: Labelled, timed: Sequence[FinishedRun], limits: Mapping[str, float | None]) -> Option:
     run = each.run
     costs = {
-        "ms": _milliseconds(run, timed),
+        "ms": milliseconds(run, timed),
         "tokens": run.number("visual_tokens_mean"),
         "forwards": run.number("forwards_mean") or 0.0,
     }
@@ -139,18 +136,6 @@ def _option(each: Labelled, timed: Sequence[FinishedRun], limits: Mapping[str, f
     )  # fmt: skip
 
 
-def _milliseconds(run: FinishedRun, timed: Sequence[FinishedRun]) -> float | None:
-    """The median of the latency run with the same model, selector, crops and ψ on the same benchmark."""
-    same = ("benchmark", "protocol", "model", "model_revision")
-    sections = ("selector", "crops", "psi")
-    for other in timed:
-        if all(run.row[name] == other.row[name] for name in same) and all(
-            run.config.get(name) == other.config.get(name) for name in sections
-        ):
-            return other.number("e2e_ms_p50")
-    return None
-
-
 def _against(best: FinishedRun, other: FinishedRun, option: Option) -> Option:
     try:
         pair = paired(read_run(other.folder), read_run(best.folder))
@@ -163,17 +148,6 @@ def _against(best: FinishedRun, other: FinishedRun, option: Option) -> Option:
     needed = questions_needed(mean, discordant) if low <= 0 <= high and mean != 0 else None
     values = option.__dict__ | {"difference": mean, "low": low, "high": high, "p": pair.p, "needed": needed}
     return Option(**values)
-
-
-def questions_needed(difference: float, discordant: float) -> int | None:
-    """Questions for a paired test at 5 % to find `difference` with 80 % power, where `discordant` of the pairs differ.
-
-    n = (z_a sqrt(d) + z_b sqrt(d - D^2))^2 / D^2 (Connor, Biometrics 43 (1987) 207-211). None for no difference.
-    """
-    if difference == 0 or discordant <= 0:
-        return None
-    spread = max(discordant - difference**2, 0.0)
-    return math.ceil((Z_ALPHA * math.sqrt(discordant) + Z_POWER * math.sqrt(spread)) ** 2 / difference**2)
 
 
 def as_json(choice: Choice) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """The command line: a first word without `=` or a leading dash is a verb, everything else is Hydra's.
 
-Exit codes: 0 done; 1 ran and failed; 2 the command, a config value, a path or a data file is wrong; 130 interrupted,
-with everything done so far kept. Nothing heavy is imported before a verb needs it.
+Exit codes: 0 done; 1 ran and failed; 2 the command, a config value, a path or a data file is wrong; 130 interrupted
+and 143 terminated (SIGTERM), with everything done so far kept. Nothing heavy is imported before a verb needs it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from semclip_eval.errors import SemclipEvalError, Terminated
 
 HELP = """\
 semclip-eval: what does choosing image regions buy a vision-language model?
@@ -19,13 +25,17 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval show RUN_DIR [--question ID]          one run, or one question of it
   semclip-eval compare RUN_DIR RUN_DIR ...           paired differences with intervals, exact McNemar p
   semclip-eval choose RESULTS --max-tokens 600       the best selector within a budget, and what ties with it
+  semclip-eval review RESULTS [--output FOLDER]      every selector at every budget: Pareto fronts, corrected tests
   semclip-eval rescore RUN_DIR benchmark.parser=...  stored answers under another rule, and what the rule alone moves
   semclip-eval ask IMAGE "QUESTION" selector=a,b     one question about one image, selectors side by side
   semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
   semclip-eval latency selector=a,b,c                latency runs of several selectors that take turns
+  semclip-eval export RUN_DIR --format lmms-eval ... a run as lmms-eval's or inspect's files
+  semclip-eval new selector NAME [--folder DIR]      a selector, benchmark, psi or model of your own to begin with
   semclip-eval doctor [--ceilings]                   what this machine can run, and how fast it is at most
+  ... --json with list, show, compare, choose, ask, regress, doctor: one JSON document instead of a table
 
 Values are Hydra overrides: group=name or group.key=value, for example
   run.limit=100  run.device=cpu  run.mode=latency  selector.top_k=2  crops=grid4x4  benchmark.protocol=letter
@@ -56,22 +66,44 @@ FLAGS_WITH_VALUE = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    terminated = threading.Event()
     try:
-        return _dispatch(arguments)
-    except KeyboardInterrupt:
-        _print_error("interrupted. Everything done so far is kept; the same command goes on from there.")
-        return 130
+        with _terminable(terminated):
+            return _dispatch(arguments)
+    except KeyboardInterrupt as error:
+        # Not by the exception's class alone: a library that waits (Ray) may raise an interrupt of its own for it.
+        is_term = terminated.is_set() or isinstance(error, Terminated)
+        what, code = ("terminated", 143) if is_term else ("interrupted", 130)
+        _print_error(f"{what}. Everything done so far is kept; the same command goes on from there.")
+        return code
     except BrokenPipeError:
         # The reader (head, less) went away: nothing left to say, and nothing to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        from semclip_eval.errors import SemclipEvalError
-
-        if not isinstance(error, SemclipEvalError):
-            raise
+    except SemclipEvalError as error:
         _print_error(str(error))
         return error.exit_code
+
+
+@contextmanager
+def _terminable(terminated: threading.Event) -> Iterator[None]:
+    """SIGTERM (a scheduler takes the machine back) ends what is running like Ctrl-C does: files are closed, workers
+    ended. A second one changes nothing; SIGKILL is what follows where that takes too long. Sets `terminated`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        terminated.set()
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _verb_first(arguments: list[str]) -> list[str]:
@@ -161,6 +193,21 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_choose(rest)
 
+    def export_verb(rest: list[str]) -> int:
+        from semclip_eval.export.verb import run_export
+
+        return run_export(rest)
+
+    def new_verb(rest: list[str]) -> int:
+        from semclip_eval.new import run_new
+
+        return run_new(rest)
+
+    def review_verb(rest: list[str]) -> int:
+        from semclip_eval.review.verb import run_review
+
+        return run_review(rest)
+
     def latency_verb(rest: list[str]) -> int:
         from semclip_eval.interleave import run_latency
 
@@ -180,7 +227,10 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "regress": regress_verb,
         "ask": ask_verb,
         "choose": choose_verb,
+        "review": review_verb,
         "train-psi": train_psi_verb,
+        "export": export_verb,
+        "new": new_verb,
         "latency": latency_verb,
         "doctor": doctor_verb,
     }

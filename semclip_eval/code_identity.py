@@ -18,15 +18,25 @@ from typing import Any
 PACKAGE = "semclip_eval"
 # What only shows, lists or compares results, or parses a command line, changes no answer.
 NOT_ANSWERS = (
+    "export",
     "report",
     "results",
+    "templates",
+    "trackers",
+    "ask.py",
+    "choose.py",
     "cli.py",
     "console.py",
     "doctor.py",
+    "json_output.py",
     "launch.py",
     "listing.py",
+    "new.py",
     "outcomes.py",
     "rescore.py",
+    "stacked.py",
+    "variants.py",
+    "review",
     "api.py",
     "__main__.py",
 )

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from semclip_eval.answers.replay import REVISION_MARK
+from semclip_eval.components import did_you_mean
 from semclip_eval.devices import settled_device
 from semclip_eval.errors import ConfigError
 from semclip_eval.modes import UNUSED_KEYS, identity_of
 from semclip_eval.places import MINI
+from semclip_eval.trackers import TRACKERS
 
 GROUPS = ("benchmark", "model", "selector", "crops", "psi")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,7 +39,19 @@ NOT_IN_IDENTITY = (
     "max_reply_mib",
     "api_key_env",
 )
-NOT_IN_RUN_ID = ("output_dir", "resume", "num_workers", "max_error_rate", "retry_errors")
+EXECUTORS = ("local", "ray")
+NOT_IN_RUN_ID = (
+    "output_dir",
+    "resume",
+    "num_workers",
+    "max_error_rate",
+    "retry_errors",
+    "executor",
+    "workers",
+    "gpus_per_worker",
+    "worker_timeout_s",
+    "track",
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,11 @@ class RunConfig:
     forward pass (accuracy mode). mode: `accuracy` or `latency`. warmup: questions asked before the clock counts, and
     new_tokens: number of tokens that every generation makes (both in latency mode). num_workers: threads that load and
     prepare images ahead (accuracy mode; 0 for none). max_error_rate: fraction of questions that may end in an error
-    before the run counts as failed. retry_errors: ask the questions that ended in an error again.
+    before the run counts as failed. retry_errors: ask the questions that ended in an error again. workers: models that
+    answer side by side, a number or `auto` (one for each CUDA device, or one; accuracy mode). executor: where they are,
+    `local` (processes of this machine) or `ray` (Ray actors). gpus_per_worker: 1, more (with model.device_map=auto) or
+    1/N for N workers on a device. worker_timeout_s: for loading a model and for each block, before a worker counts as
+    hung (null: never). track: the trackers that a finished run is written to (`semclip_eval.trackers`).
     """
 
     limit: int | None = None
@@ -64,6 +83,11 @@ class RunConfig:
     retry_errors: bool = False
     num_workers: int = 2
     max_error_rate: float = 0.01
+    executor: str = "local"
+    workers: int | str = 1
+    gpus_per_worker: float = 1
+    worker_timeout_s: float | None = 1800
+    track: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("seed", "batch_size", "warmup", "new_tokens", "num_workers"):
@@ -84,8 +108,40 @@ class RunConfig:
         for name in ("resume", "retry_errors"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"run.{name}={getattr(self, name)}: must be true or false.")
+        for name in _track_names(self.track):
+            if name not in TRACKERS:
+                hint = did_you_mean(name, TRACKERS)
+                raise ConfigError(f"run.track={name}: no such tracker.{hint} Available: {', '.join(TRACKERS)}.")
         if not isinstance(self.output_dir, str) or not self.output_dir:
             raise ConfigError(f"run.output_dir={self.output_dir!r}: must be a folder.")
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise ConfigError(f"run.executor={self.executor}: must be {' or '.join(EXECUTORS)}.")
+        if self.workers != "auto":
+            _whole_number("workers", self.workers)
+            if int(self.workers) < 1:
+                raise ConfigError(f"run.workers={self.workers}: must be at least 1, or auto.")
+        gpus = _number("gpus_per_worker", self.gpus_per_worker)
+        if gpus <= 0 or (gpus >= 1 and gpus != int(gpus)) or (gpus < 1 and abs(1 / gpus - round(1 / gpus)) > 0.02):
+            raise ConfigError(
+                f"run.gpus_per_worker={gpus:g}: must be a whole number, or a fraction such as 0.5 for two workers on a "
+                "device."
+            )
+        if self.worker_timeout_s is not None and _number("worker_timeout_s", self.worker_timeout_s) <= 0:
+            raise ConfigError(f"run.worker_timeout_s={self.worker_timeout_s}: must be above 0, or null for never.")
+        if self.mode == "latency" and (self.executor, self.workers) not in (("local", 1), ("local", "auto")):
+            raise ConfigError(
+                f"run.mode=latency times one question at a time in one process, not run.workers={self.workers} with "
+                f"run.executor={self.executor}; leave both out."
+            )
+
+
+def _track_names(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ConfigError(f"run.track={value}: must be a list of {', '.join(TRACKERS)}, such as [tensorboard].")
+    return value
 
 
 def _whole_number(name: str, value: object) -> None:
@@ -93,16 +149,29 @@ def _whole_number(name: str, value: object) -> None:
         raise ConfigError(f"run.{name}={value}: must be a whole number.")
 
 
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"run.{name}={value}: must be a number.")
+    return float(value)
+
+
 def run_config(section: Mapping[str, Any]) -> RunConfig:
     """The checked `run` section, with device and dtype settled for this machine."""
-    known = {field.name for field in fields(RunConfig)}
+    known = {each.name for each in fields(RunConfig)}
     unknown = [key for key in section if key not in known]
     if unknown:
         raise ConfigError(f"run.{unknown[0]}: no such key. Available: {', '.join(sorted(known))}.")
-    config = RunConfig(**{**section, "output_dir": _folder_name(section.get("output_dir", RunConfig.output_dir))})
-    device = settled_device(config.device)
+    track = section.get("track", [])
+    settled = {
+        "output_dir": _folder_name(section.get("output_dir", RunConfig.output_dir)),
+        "track": [track] if isinstance(track, str) else track,  # run.track=tensorboard
+    }
+    config = RunConfig(**{**section, **settled})
+    # Ray's workers may live on other machines than this one: they check the device themselves.
+    device = settled_device(config.device, here=config.executor == "local")
+    workers = 1 if config.mode == "latency" else config.workers
     dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device.startswith("cuda") else "float32")
-    return RunConfig(**{**config.__dict__, "device": device, "dtype": dtype})
+    return RunConfig(**{**config.__dict__, "device": device, "dtype": dtype, "workers": workers})
 
 
 def _folder_name(value: Any) -> Any:

@@ -12,7 +12,14 @@ from typing import Any
 from semclip_eval.errors import ConfigError
 
 # Variables that hold keys of services that a run may use; `model.api_key_env` names another one.
-VARIABLES = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+VARIABLES = (
+    "OPENAI_API_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "WANDB_API_KEY",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+)
 # Shorter values ("none", "EMPTY") are placeholders of servers that ask for no key.
 SHORTEST_KEY = 8
 

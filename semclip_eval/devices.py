@@ -67,13 +67,16 @@ def detected_profile() -> str:
     return "full" if cuda_device_count() else "mini"
 
 
-def settled_device(device: str) -> str:
-    """`cpu`, `cuda` or `cuda:N` for a `run.device`; ConfigError for one that this machine has not."""
+def settled_device(device: str, here: bool = True) -> str:
+    """`cpu`, `cuda` or `cuda:N` for a `run.device`; ConfigError for one that this machine has not.
+
+    here: false where another machine will use the device.
+    """
     if device == "auto":
         return "cuda" if cuda_device_count() else "cpu"
     kind, _, number = str(device).partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
         raise ConfigError(f"run.device={device}: must be auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and int(number or 0) >= cuda_device_count():
+    if here and kind == "cuda" and int(number or 0) >= cuda_device_count():
         raise ConfigError(f"run.device={device}: this machine has {cuda_device_count()} CUDA devices.")
     return str(device)

@@ -15,7 +15,10 @@ class ConfigError(SemclipEvalError):
 
 
 class NotApplicable(ConfigError):
-    """What was asked for does not exist here (the oracle's crop on a benchmark without boxes): nothing to mend."""
+    """What was asked for does not exist here, and there is nothing to mend: in a sweep it is no failure.
+
+    The oracle's crop on a benchmark without boxes; a selector that reads of the model what it does not offer.
+    """
 
 
 class DataError(SemclipEvalError):
@@ -30,6 +33,10 @@ class RunFailed(SemclipEvalError):
     """The command ran to its end and the result is a failure (error rate, regression, refused comparison)."""
 
     exit_code = 1
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the machine is wanted back. Handled like Ctrl-C wherever that is, with an exit code of its own."""
 
 
 class QuestionError(Exception):

@@ -19,13 +19,17 @@ from semclip_eval.paths import config_folder
 
 def launch(arguments: list[str]) -> int:
     """One run, or a sweep of them (`-m`). A job of a sweep that fails does not stop the others."""
+    refuse_copies()
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    from semclip_eval.variants import register
+
+    register()
     refuse_in_arguments(arguments)
-    arguments = [as_group_choice(argument) for argument in arguments]
+    arguments = keys_of_swept_groups([as_group_choice(argument) for argument in arguments])
     for argument in taken_apart(arguments)[0]:
         _check_choice(argument)
         _check_choices(argument, _folders(arguments))
@@ -63,6 +67,16 @@ def launch(arguments: list[str]) -> int:
         else:
             os.environ["HYDRA_FULL_ERROR"] = before
     return outcomes.finish()
+
+
+def refuse_copies() -> None:
+    """ConfigError where torchrun or `accelerate launch` started this process as one of several."""
+    copies, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK")
+    if rank is not None and copies.isdigit() and int(copies) > 1:
+        raise ConfigError(
+            f"this is process {rank} of {copies} (WORLD_SIZE={copies}, as torchrun and accelerate launch set it), and "
+            f"all of them would do the same run. Start it once: semclip-eval run.workers={copies} ... (or auto)."
+        )
 
 
 # Hydra's flags that are followed by a value in a word of its own.
@@ -106,6 +120,25 @@ def as_group_choice(argument: str) -> str:
     if choice is None or choice.group(2) == "null":
         return argument
     return f"selector@selector{choice.group(1)}={choice.group(2)}"
+
+
+def keys_of_swept_groups(arguments: Sequence[str]) -> list[str]:
+    """The command with `selector.KEY=VALUE` as a sweep of one value, `choice(VALUE)`, where `selector` itself is swept.
+
+    Hydra first composes a sweep without what is swept, with the default of the group, which may not have the key.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    overrides = taken_apart(arguments)[0]
+    pairs = [override.partition("=") for override in overrides]
+    swept = [name for name, _, value in pairs if name in GROUPS and ("," in value or "(" in value)]
+    changed = []
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        is_key = sign and any(name.startswith(f"{group}.") for group in swept)
+        is_plain = "," not in value or value.startswith(("[", "{", "'", '"'))
+        changed.append(f"{name}=choice({value})" if is_key and is_plain and value and "(" not in value else argument)
+    return changed
 
 
 def _check_choice(argument: str) -> None:
@@ -194,7 +227,7 @@ def explain(error: Exception) -> str:
         name = missing_group.group(1)
         if name.startswith("selector@"):
             place = name.partition("@")[2]
-            return f"{place}=...: that selector has no inner one; selectors that have: gate, sparse, blank_crop."
+            return f"{place}=...: that selector has no inner one; selectors that have: gate, sparse, fastv, blank_crop."
         return f"{name}=...: there is no group {name!r}.{did_you_mean(name, GROUPS)} Groups: {', '.join(GROUPS)}."
     missing_key = re.search(r"Could not override '([^']+)'", text)
     if missing_key:

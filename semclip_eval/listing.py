@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -17,6 +18,7 @@ def run_list(arguments: list[str]) -> int:
     """The verb: all groups, or those named; `--config-dir` adds a folder of the user's own."""
     parser = argparse.ArgumentParser(prog="semclip-eval list", description="What there is, one line each.")
     parser.add_argument("group", nargs="*", help=f"one of: {', '.join(GROUPS)} (default: all)")
+    parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
     parser.add_argument("--config-dir", type=Path, help="a folder of your own config groups, listed as well")
     chosen = parser.parse_args(arguments)
     for group in chosen.group:
@@ -29,8 +31,13 @@ def run_list(arguments: list[str]) -> int:
         if not chosen.config_dir.is_dir():
             raise ConfigError(f"--config-dir {chosen.config_dir}: there is no such folder.")
         folders.append(chosen.config_dir)
-    for group in chosen.group or GROUPS:
-        entries = describe_group(group, folders)
+    groups = {group: describe_group(group, folders) for group in chosen.group or GROUPS}
+    if chosen.json:
+        from semclip_eval.json_output import print_json
+
+        print_json(as_json(groups))
+        return 0
+    for group, entries in groups.items():
         if not entries and not chosen.group:
             continue
         print(f"{group}=")
@@ -38,6 +45,14 @@ def run_list(arguments: list[str]) -> int:
         for name, description in entries.items():
             print(f"  {name:<{width}}  {description}".rstrip())
     return 0
+
+
+def as_json(groups: Mapping[str, Mapping[str, str]]) -> dict[str, list[dict[str, str]]]:
+    """Every group with its configs, by name."""
+    return {
+        group: [{"name": name, "description": description} for name, description in entries.items()]
+        for group, entries in groups.items()
+    }
 
 
 def describe_group(group: str, folders: list[Path]) -> dict[str, str]:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mode:
-    """batch_size: questions in a block. workers: threads that read and prepare ahead. keeps: may what was computed for
+    """batch_size: questions in a block. threads: that read and prepare ahead. keeps: may what was computed for
     one question serve another? times: does the clock run? forced_tokens: number of tokens of every generated answer,
     None for as many as the model wants. warmup: questions asked before the clock counts.
     """
 
     name: str
     batch_size: int
-    workers: int
+    threads: int
     keeps: bool
     times: bool
     forced_tokens: int | None

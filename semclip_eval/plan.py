@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from semclip_eval.config import GROUPS, RunConfig, run_config, run_id
 from semclip_eval.credentials import refuse_in_config
 from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.files import shown
+from semclip_eval.trackers import require_installed
 from semclip_eval.types import Question
 
 
@@ -47,13 +48,19 @@ def make_plan(config: Mapping[str, Any]) -> Plan:
     refuse_in_config(config)
     source = source_of(config)
     run = source.settled(run_config(config["run"]))
+    require_installed(run.track)
+    notices = []
+    if source.one_process_only and (run.executor, run.workers) != ("local", 1):
+        name = config["model"].get("name")
+        notices = [f"run.workers={run.workers} is not used with model={name}: {source.one_process_only}."]
+        run = replace(run, executor="local", workers=1)
     benchmark: Benchmark = build("benchmark", config["benchmark"])
     with component_errors("benchmark", type(benchmark)):
         all_questions = questions = benchmark.questions()
     _check_ids(benchmark, all_questions)
     if run.limit is not None:
         questions = stratified_limit(questions, run.limit, run.seed, benchmark.keeps_clusters_together)
-    notices = [*benchmark.notices, *source.check(benchmark, all_questions, questions)]
+    notices += [*benchmark.notices, *source.check(benchmark, all_questions, questions)]
     resolved = resolved_config(config, run, source)
     revisions = {"benchmark": benchmark.dataset_revision, **source.revisions(resolved, run)}
     code = code_digests({group: resolved[group] for group in GROUPS})

@@ -2,40 +2,28 @@
 
 The questions are cut into fixed blocks of `run.batch_size`; a process that goes on asks a half-written block again and
 writes what was missing, so every question meets the same batch as in a run that was never stopped, and the finished
-`samples.jsonl` is the same, byte for byte (accuracy mode).
+`samples.jsonl` is the same, byte for byte (accuracy mode). Workers (`run.workers`) are asked the same blocks; this
+process alone writes, as answers come, and puts the file in the questions' order at the end.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from semclip_eval.answers.recording import Item, as_recorded
-from semclip_eval.answers.sources import Asker, Opened
+from semclip_eval.answers.answering import Answers, Closing, OwnProcess
+from semclip_eval.answers.recording import as_recorded
 from semclip_eval.console import Progress, notice, warn
-from semclip_eval.environment import describe
 from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalError
-from semclip_eval.measure.ceilings import known as known_ceilings
-from semclip_eval.measure.energy import DeviceCounters, energy_between
-from semclip_eval.measure.stages import reset_peak_memory
 from semclip_eval.modes import Mode, mode_of
 from semclip_eval.plan import Plan, make_plan
-from semclip_eval.results.records import (
-    SAMPLES,
-    Record,
-    SampleWriter,
-    lock,
-    read_samples,
-    rewrite_samples,
-    write_atomically,
-)
+from semclip_eval.results.records import SAMPLES, SampleWriter, lock, read_samples, rewrite_samples, write_atomically
 from semclip_eval.results.sessions import add_earlier_sessions, begin_session, write_environment
 from semclip_eval.results.summary import (
     SUMMARY,
@@ -50,7 +38,10 @@ from semclip_eval.results.summary import (
 )
 from semclip_eval.results.table import run_table
 from semclip_eval.scoring.markup import has_thoughts
+from semclip_eval.trackers import track
 from semclip_eval.types import Question
+from semclip_eval.workers.answers import WorkerAnswers, close_workers
+from semclip_eval.workers.layout import Layout, layout_of
 
 
 def execute(config: Mapping[str, Any]) -> Path:
@@ -70,6 +61,7 @@ def execute(config: Mapping[str, Any]) -> Path:
                 _ask_what_is_left(plan)
         write_roll_up(Path(plan.run.output_dir))
         run_table(plan.folder)
+        track(plan.folder, plan.run.track)
     judge(plan)
     return plan.folder
 
@@ -115,87 +107,81 @@ def _require_whole(plan: Plan) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A run whose components are loaded and warm, and whose folder says so.
-
-    done: the records of an earlier process, by question. first_call_ms: of the first warm-up question, where timed.
-    """
-
-    plan: Plan
-    mode: Mode
-    source: Opened
-    done: Mapping[str, Mapping[str, Any]]
-    environment: dict[str, Any]
-    counters: DeviceCounters
-    first_call_ms: float | None
-
-
 def _ask_what_is_left(plan: Plan) -> None:
-    run = begin(plan)
-    reset_peak_memory(plan.run.device)
-    energy_before, start = run.counters.energy_j(), time.perf_counter()
-    asked = _ask(run.source.asker, plan, run.mode, run.done)
-    wall_s = time.perf_counter() - start
-    energy = energy_between(energy_before, run.counters.energy_j(), asked)
-    finish(run, asked, wall_s, {**run.source.measured(plan.run.device), "energy_j_mean": energy})
-
-
-def begin(plan: Plan) -> Begun:
-    """Load what the run needs, write what it runs on, and ask the warm-up questions."""
-    done = _records_so_far(plan)
+    done = records_so_far(plan)
     mode = mode_of(plan.run)
-    source = plan.source.open(plan.benchmark, plan.config, plan.run, plan.questions)
+    blocks = [block for block in _blocks(plan, mode) if any(question.id not in done for question in block)]
+    layout = layout_of(plan.run, plan.config["model"])
+    with _answers(plan, mode, layout, len(blocks)) as answers:
+        environment = begin(plan, mode, answers, resumed=bool(done))
+        start = time.perf_counter()
+        asked = _ask(answers, plan, blocks, done)
+        wall_s = time.perf_counter() - start
+        closing = answers.closing()
+    finish(plan, mode, environment, closing, asked, wall_s, bool(done), layout.workers)
+
+
+def begin(plan: Plan, mode: Mode, answers: Answers, resumed: bool) -> dict[str, Any]:
+    """Write what the run runs on and ask the warm-up questions; the environment."""
+    environment = _begin_session(plan, mode, answers, resumed)
+    answers.warm_up(plan.questions[: mode.warmup])
+    return environment
+
+
+def finish(
+    plan: Plan, mode: Mode, environment: dict[str, Any], closing: Closing, asked: int, wall_s: float, resumed: bool,
+    workers: int = 1,
+) -> None:  # fmt: skip
+    """Write the tables of a run whose questions are all answered; `asked` of them by this process in `wall_s` s."""
+    records = _in_order(plan, read_samples(plan.folder))
+    cost: dict[str, Any] = {
+        "wall_s": None if resumed else wall_s,
+        # Replay measures no model throughput.
+        "questions_per_s": asked / wall_s if asked and plan.source.uses_machine else None,
+        "workers": workers if plan.source.uses_machine else None,
+        **closing.measured,
+    }
+    row = summary_row(plan, mode, records, environment, cost)
+    measures = plan.source.selector.measure_names if plan.source.selector else ()
+    categories = category_rows(records, plan.run_id, plan.benchmark, measures)
+    write_run(plan.folder, row, categories, [*plan.benchmark.metric.further_names, *measures])
+    environment["sessions"][-1] |= closing.notes
+    write_environment(plan.folder, environment)
+    _report_truncation(closing.truncations)
+    _report_thoughts(plan, records)
+
+
+@contextmanager
+def _answers(plan: Plan, mode: Mode, layout: Layout, blocks: int) -> Iterator[Answers]:
+    """What answers this run's questions. Workers that an error or an interrupt finds at work are ended."""
+    if layout.is_own_process:
+        close_workers()  # of an earlier job of a sweep
+        yield OwnProcess(plan, mode)
+        return
+    try:
+        yield WorkerAnswers(plan, mode, layout, blocks)
+    except BaseException:
+        close_workers()
+        raise
+
+
+def _begin_session(plan: Plan, mode: Mode, answers: Answers, resumed: bool) -> dict[str, Any]:
+    """Write `config.yaml` and `environment.json` of a run that begins or goes on; the environment."""
     revisions = {
         "model_revision": plan.revisions["model"],
         "dataset_revision": plan.revisions["benchmark"],
         "psi_revision": plan.revisions["psi"],
         "psi_training": plan.revisions.get("psi_training"),
     }
-    ceilings = known_ceilings(plan.run.device, plan.run.dtype) if mode.times else None
-    counters = DeviceCounters(plan.run.device)
-    described = {
-        **describe(plan.run.device),
-        "ceilings": None if ceilings is None else asdict(ceilings),
-        "device_state": counters.describe(),
-    }
-    environment = begin_session({**described, **revisions, "code": plan.code})
-    if done:
+    environment = begin_session({**answers.described, **revisions, "code": plan.code})
+    if resumed:
         add_earlier_sessions(environment, plan.folder, timed=mode.times)
     write_atomically(plan.folder / "config.yaml", yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
     write_environment(plan.folder, environment)
-
-    # Allocations, kernels and caches settle; nothing is kept.
-    warmup = [source.asker.ask([question])[0].latency_ms for question in plan.questions[: mode.warmup]]
-    first_call_ms = warmup[0]["e2e"] if warmup and warmup[0] else None
-    return Begun(plan, mode, source, done, environment, counters, first_call_ms)
+    return environment
 
 
-def finish(run: Begun, asked: int, wall_s: float, measured: Mapping[str, Any]) -> None:
-    """Write the tables of a run whose questions are all answered.
-
-    asked: how many this process asked, in `wall_s` seconds. measured: further columns.
-    """
-    plan, environment = run.plan, run.environment
-    records = _in_order(plan, read_samples(plan.folder))
-    cost: dict[str, Any] = {
-        **measured,
-        "first_call_ms": run.first_call_ms,
-        "wall_s": None if run.done else wall_s,
-        # Replay measures no model throughput.
-        "questions_per_s": asked / wall_s if asked and plan.source.uses_machine else None,
-    }
-    row = summary_row(plan, run.mode, records, environment, cost)
-    measures = plan.source.selector.measure_names if plan.source.selector else ()
-    categories = category_rows(records, plan.run_id, plan.benchmark, measures)
-    write_run(plan.folder, row, categories, [*plan.benchmark.metric.further_names, *measures])
-    environment["sessions"][-1] |= run.source.notes()
-    write_environment(plan.folder, environment)
-    _report_truncation(run.source.relevance)
-    _report_thoughts(plan, records)
-
-
-def _records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
+def records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
     """The records of an earlier process that count; DataError where they are of other questions."""
     records = read_samples(plan.folder)
     if records and not plan.run.resume:
@@ -237,20 +223,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _ask(asker: Asker, plan: Plan, mode: Mode, done: Mapping[str, Mapping[str, Any]]) -> int:
-    """Ask every block that is not done, write its records in order, and return how many questions were asked."""
-    blocks = [block for block in _blocks(plan, mode) if any(question.id not in done for question in block)]
+def _ask(answers: Answers, plan: Plan, blocks: Sequence[list[Question]], done: Mapping[str, Mapping[str, Any]]) -> int:
+    """Ask every block that is not done, write its records as they come, and return how many questions were asked."""
     writer = SampleWriter(plan.folder)
     asked = 0
     label = f"{plan.benchmark.name} {plan.source.selector_name}"
     # Where an accuracy is not that of the single answers, it is known at the end only.
     score_name = "accuracy" if plan.benchmark.metric.is_over_questions else "answers right"
     try:
-        with (
-            Progress(label, len(plan.questions), list(done.values()), score_name) as progress,
-            ThreadPoolExecutor(mode.workers) if mode.workers else nullcontext() as executor,
-        ):
-            for records in _answered(asker, blocks, executor):
+        with Progress(label, len(plan.questions), list(done.values()), score_name) as progress:
+            for records in answers.answered(blocks):
                 for record in records:
                     if record.question_id in done:
                         continue
@@ -267,22 +249,8 @@ def _blocks(plan: Plan, mode: Mode) -> list[list[Question]]:
     return [plan.questions[start : start + size] for start in range(0, len(plan.questions), size)]
 
 
-def _answered(asker: Asker, blocks: Sequence[list[Question]], executor: Executor | None) -> Iterator[list[Record]]:
-    """The records of each block; with an executor, the next block's images are read while this one is answered."""
-    if executor is None:
-        for block in blocks:
-            yield asker.ask(block)
-        return
-    ahead: list[Future[Item]] = []
-    for number, block in enumerate(blocks):
-        current = ahead or [executor.submit(asker.load, question) for question in block]
-        following = blocks[number + 1] if number + 1 < len(blocks) else []
-        ahead = [executor.submit(asker.load, question) for question in following]
-        yield asker.ask_loaded([future.result() for future in current], executor)
-
-
 def _in_order(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records in the order of the questions; the file is put in that order too where a retry had appended."""
+    """The records in the order of the questions; so is the file then, which retries and workers write out of order."""
     by_id = {record["question_id"]: record for record in records}
     ordered = [by_id[question.id] for question in plan.questions]
     if [record["question_id"] for record in records] != [record["question_id"] for record in ordered]:
@@ -329,8 +297,7 @@ def summary_row(
     }
 
 
-def _report_truncation(relevance: Any) -> None:
-    counts = relevance.truncations if relevance is not None else {}
+def _report_truncation(counts: Mapping[str, int]) -> None:
     if counts.get("truncated"):
         warn(
             f"ψ read only the first {counts['context']} tokens of {counts['truncated']} of {counts['texts']} texts "

@@ -6,6 +6,7 @@ original image, right and bottom exclusive. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Literal, NamedTuple
@@ -67,15 +68,19 @@ class Part(NamedTuple):
     place: Box
 
 
+BLACK = (0, 0, 0)
+
+
 @dataclass(frozen=True)
 class View:
     """An image that the VLM is given.
 
-    kind: `overview` (the whole image), `crop` (the pixels of `box`), `collage` (`parts` of the image on a black canvas)
-    or `blank` (as large as `box`, but without its pixels: black, or the same box of `substitute`).
+    kind: `overview` (the whole image), `crop` (the pixels of `box`), `collage` (`parts` of the image on a canvas) or
+    `blank` (as large as `box`, but without its pixels: black, or the same box of `substitute`).
     box: in pixels of the original image; for a collage the smallest box that holds all sources.
     relevance: ψ's score of the crop for the question; None where no ψ was asked.
     substitute: another image (RGB) whose pixels a `blank` shows; stretched to the original's size first.
+    background: RGB of a collage's canvas between the parts.
     """
 
     kind: Literal["overview", "crop", "collage", "blank"]
@@ -83,6 +88,7 @@ class View:
     relevance: float | None = None
     parts: tuple[Part, ...] = ()
     substitute: Image.Image | None = field(default=None, repr=False, compare=False)
+    background: tuple[int, int, int] = BLACK
 
     @property
     def size(self) -> tuple[int, int]:
@@ -101,7 +107,7 @@ class View:
     def pixels(self, image: Image.Image) -> Image.Image:
         """The view's pixels (RGB); `image` itself where the view is all of it."""
         if self.kind == "collage":
-            canvas = Image.new("RGB", self.size)
+            canvas = Image.new("RGB", self.size, self.background)
             for source, place in self.parts:
                 canvas.paste(image.crop(source), (place.left, place.top))
             return canvas
@@ -180,16 +186,34 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Drops:
+    """The visual tokens that the language model itself drops on its way, all views together.
+
+    From `layer` on (0-based, at least 1) the part `keep_ratio` of them is read that the prompt's last token attends to
+    most in the layer before it (mean over heads); positions are kept.
+    """
+
+    layer: int
+    keep_ratio: float
+
+    def kept(self, tokens: int) -> int:
+        """How many of so many visual tokens are read to the end: the ratio, rounded, and at least one."""
+        return min(tokens, max(1, math.floor(self.keep_ratio * tokens + 0.5)))
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What the VLM is asked after the image placeholders, to the byte.
 
     With `continuations` the VLM scores each of them as the assistant's whole answer (mean token cross-entropy, end
-    token included); without, it answers greedily with at most `max_new_tokens` tokens.
+    token included); without, it answers greedily with at most `max_new_tokens` tokens. `specials` are strings in `text`
+    that are read as single tokens where the tokenizer has them (`<ref>`); all others stay text.
     """
 
     text: str
     continuations: tuple[str, ...] = ()
     max_new_tokens: int = 128
+    specials: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,7 +222,8 @@ class Request:
 
     class_attention: the encoder is to tell its class token's attention too (`ViewTokens.class_attention`).
     question_id: for models that look answers up instead of computing them. prunes: visual tokens will be dropped before
-    the prefill, so that the prompt is checked against the context then and not when it is prepared.
+    the prefill, so that the prompt is checked against the context then and not when it is prepared. drops: what the
+    language model is to drop on its way; None: nothing.
     """
 
     images: tuple[Image.Image, ...]
@@ -206,6 +231,7 @@ class Request:
     question_id: str = ""
     prunes: bool = False
     class_attention: bool = False
+    drops: Drops | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ import signal
 import pytest
 from hypothesis import settings
 
+# Several workers share the cores: a thread each, set before torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes says how busy the machine is, not whether the program is right.
 settings.register_profile("any_machine", deadline=None)
 settings.load_profile("any_machine")
@@ -15,7 +19,11 @@ settings.load_profile("any_machine")
 def _cache_of_its_own(tmp_path_factory):
     """The user's cache is left alone."""
     before = os.environ.get("SEMCLIP_EVAL_CACHE")
-    os.environ["SEMCLIP_EVAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    # Workers of one session share it: the miniature is drawn once.
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
+    os.environ["SEMCLIP_EVAL_CACHE"] = str(folder)
     yield
     if before is None:
         del os.environ["SEMCLIP_EVAL_CACHE"]

@@ -7,6 +7,8 @@ component from outside the package works like one inside it.
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,7 +16,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from semclip_eval.benchmarks.base import Benchmark
-from semclip_eval.errors import QuestionError
+from semclip_eval.errors import ModelError, QuestionError
 from semclip_eval.models.base import VLM
 from semclip_eval.relevance.base import Relevance, RelevanceRequest
 from semclip_eval.types import Answer, Box, Prompt, Question, Request, Score
@@ -121,6 +123,21 @@ class ComputedVLM(VLM):
             return Answer(text="hm", new_tokens=prepared.prompt.max_new_tokens)
         losses = [number(prepared.pixels, prepared.prompt.text, option) for option in prepared.prompt.continuations]
         return Answer(option_losses=tuple(losses))
+
+
+class DeadlyVLM(ComputedVLM):
+    """Kills its process where a prompt holds `poison`."""
+
+    def encode(self, batch: Sequence[Any]) -> None:
+        if any(self.poison in prepared.prompt.text for prepared in batch):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class UnreadableVLM(ComputedVLM):
+    """Weights that cannot be read, which shows when they are loaded."""
+
+    def __init__(self, name: str = "unreadable") -> None:
+        raise ModelError("these weights cannot be read")
 
 
 class ModelInputs:

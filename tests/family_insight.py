@@ -5,6 +5,9 @@ The references run eagerly, one prompt at a time, on the published processor's i
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from semclip_eval import cli, session
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.models.insight import CAPABILITIES, TokenBoxes
 from semclip_eval.models.transformers.transformers_vlm import TransformersVLM
-from semclip_eval.types import Kept, Prompt, Request
+from semclip_eval.types import Drops, Kept, Prompt, Request
 from tests.family_small import Reference
 from tests.llava_small import noise_image
 
@@ -77,12 +81,27 @@ def _check_attention(vlm: Any, reference: Any, asked: Any, batch: Any, layers: l
         expected = outputs.attentions[-1][0][:, after][:, :, visual]
         torch.testing.assert_close(of_text.weights[0], expected, atol=1e-5, rtol=0)
         assert of_text.queries == tuple(after.tolist())
+        _check_spans(vlm, prepared, of_text, request.prompt.text)
         assert float(expected.std()) > 1e-5  # rows that differ: the comparison could fail
     # The model's own attention function is back, and answers are what they were.
     assert vlm.model.config.text_config._attn_implementation == vlm.attention
     assert vlm.answer(batch) == before
     with pytest.raises(ConfigError, match="layers"):
         vlm.attention_rows(batch[:1], [vlm.layers], "last")
+
+
+def _check_spans(vlm: Any, prepared: Any, rows: Any, text: str) -> None:
+    """Each row's characters are those of its token, and together they are the prompt's text, in order."""
+    joined, reached = "", 0
+    for query, span in zip(rows.queries, rows.spans, strict=True):
+        if span is not None:
+            piece = vlm.tokenizer.decode([prepared.input_ids[query]])
+            # A token may begin with a space, and the last one may hold the template's next characters.
+            assert text[slice(*span)].strip() == piece[: len(text) - span[0] + 1].strip()[: span[1] - span[0]]
+            assert span[0] >= reached
+            joined, reached = joined + text[slice(*span)], span[1]
+    assert joined.replace(" ", "") == text.replace(" ", "")
+    assert rows.spans[-1] is None
 
 
 def _check_confidence(vlm: Any, reference: Any, asked: Any, batch: Any) -> None:
@@ -122,11 +141,14 @@ def _check_gradients(vlm: Any, reference: Any, asked: Any, batch: Any, layers: l
                 torch.testing.assert_close(found.attention_weights[place], weights, atol=1e-5, rtol=0)
     # Features: the slope along a direction, by finite differences.
     (prepared, found) = batch[0], given[0]
-    features = torch.cat([view.features for view in vlm.encode([prepared])[0]])
+    views = vlm.encode([prepared])[0]
+    features = torch.cat([view.features for view in views])
     direction = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
     values = []
     for step in (1e-2, -1e-2):
-        logits = vlm._prefill([prepared], [features + step * direction]).logits[0]
+        moved = (features + step * direction).split([len(view.features) for view in views])
+        shifted = [replace(view, features=each) for view, each in zip(views, moved, strict=True)]
+        logits = vlm.prefill([prepared], [shifted]).logits[0]
         logarithms = torch.log_softmax(logits, -1)
         values.append(float(-(logarithms.exp() * logarithms).sum()))
     slope = (values[0] - values[1]) / 2e-2
@@ -140,10 +162,13 @@ def _check_values(vlm: Any, reference: Any, asked: Any, batch: Any, layers: list
         with torch.no_grad():
             inputs, outputs = eager(reference, request)
         visual = (inputs.input_ids[0] == image_id).nonzero()[:, 0]
+        elsewhere = torch.tensor([place for place in range(int(visual[-1])) if place not in visual.tolist()])
         for place, layer in enumerate(layers):
             values = outputs.past_key_values.layers[layer].values[0].transpose(0, 1).flatten(1)
             torch.testing.assert_close(found.visual[place], values[visual], atol=1e-4, rtol=1e-3)
             torch.testing.assert_close(found.text[place], values[int(visual[-1]) + 1 :], atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(found.rest[place], values[elsewhere.long()], atol=1e-4, rtol=1e-3)
+            assert found.heads == outputs.past_key_values.layers[layer].values.shape[1]
         assert len(found.text_pieces) == found.text.shape[1]
         joined = "".join(found.text_pieces).replace(" ", "")
         assert request.prompt.text.split()[0] in joined
@@ -251,3 +276,96 @@ def _check_place(vlm: TransformersVLM) -> None:
     for part in (tokens.thumbnail, ~tokens.thumbnail):
         if (there & part).any():
             assert moved[there & part].mean() > 2 * moved[elsewhere & part].mean()
+
+
+def check_dropping(vlm: TransformersVLM, reference: Reference, square: bool = False) -> None:
+    """FastV in a family: losses and greedy tokens of a padded batch are those of eager layers with masked keys."""
+    image_id = reference.processor.tokenizer.convert_tokens_to_ids(reference.processor.image_token)
+    plain = requests(square)
+    scored = [replace(each, drops=Drops(1, ratio)) for each, ratio in zip(plain, (0.3, 0.5, 0.25), strict=True)]
+    written = [replace(each, prompt=Prompt(LONG, max_new_tokens=4)) for each in scored[:2]]
+    whole = replace(plain[0], drops=None)
+    asked = [*scored, *written, whole]
+    answers = vlm.answer([vlm.prepare(request) for request in asked])
+    differ = []
+    for request, answer in zip(scored, answers[:3], strict=True):
+        losses = [_loss(reference, request, image_id, request.drops, word) for word in WORDS]
+        assert answer.option_losses == pytest.approx(losses, abs=2e-4)
+        differ.append(abs(losses[0] - _loss(reference, request, image_id, None, WORDS[0])))
+    assert max(differ) > 1e-3  # what is dropped matters: the comparison could fail
+    for request, answer in zip(written, answers[3:5], strict=True):
+        tokens: list[int] = []
+        while len(tokens) < 4 and not set(tokens).intersection(vlm.stop_ids):
+            tokens.append(int(_masked(reference, request, image_id, request.drops, tokens)[-1].argmax()))
+        assert answer.new_tokens == len(tokens)
+        assert answer.text == vlm.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    assert answers[5].option_losses == pytest.approx(vlm.answer([vlm.prepare(whole)])[0].option_losses, abs=1e-4)
+    assert vlm.model.config.text_config._attn_implementation == vlm.attention
+
+
+def _loss(reference: Any, request: Request, image_id: int, drops: Drops | None, word: str) -> float:
+    start = len(reference.ids(request))
+    ids = reference.inputs(request, reference.answer_lead + word + getattr(reference, "end", "")).input_ids[0].tolist()
+    continuation = ids[start:]
+    if not getattr(reference, "end", ""):
+        continuation.append(reference.vlm.end_id)
+    logits = _masked(reference, request, image_id, drops, continuation[:-1])
+    logarithms = logits.log_softmax(-1)
+    return -float(sum(logarithms[place, token] for place, token in enumerate(continuation))) / len(continuation)
+
+
+@torch.no_grad()
+def _masked(reference: Any, request: Request, image_id: int, drops: Drops | None, after: list[int]) -> torch.Tensor:
+    """Logits from the prompt's last token on, `after` behind it; what `drops` say is masked in a hook of each layer."""
+    inputs = reference.inputs(request)
+    ids = inputs.input_ids
+    prompt = ids.shape[1]
+    blocked: list[int] = []
+    if drops is not None:
+        _, outputs = eager(reference, request)
+        visual = (ids[0] == image_id).nonzero()[:, 0].tolist()
+        row = outputs.attentions[drops.layer - 1][0, :, -1].mean(0)
+        count = max(1, int(drops.keep_ratio * len(visual) + 0.5))
+        blocked = sorted(visual, key=lambda place: -float(row[place]))[count:]
+    model = reference.model
+    inputs["input_ids"] = torch.cat([ids, torch.tensor([after], dtype=ids.dtype)], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        zeros = inputs["mm_token_type_ids"].new_zeros(1, len(after))
+        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], zeros], dim=1)
+
+    def hide(module: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
+        mask = keywords["attention_mask"].clone()
+        for place in blocked:
+            mask[:, :, place + 1 :, place] = torch.finfo(mask.dtype).min
+        return arguments, {**keywords, "attention_mask": mask}
+
+    layers = model.model.language_model.layers
+    hooks = [layer.register_forward_pre_hook(hide, with_kwargs=True) for layer in layers[drops.layer if drops else 0 :]]
+    before = model.config.text_config._attn_implementation
+    model.set_attn_implementation({"text_config": "eager"})
+    try:
+        return model(**inputs, use_cache=False).logits[0, prompt - 1 :].float()
+    finally:
+        model.set_attn_implementation({"text_config": before})
+        for hook in hooks:
+            hook.remove()
+
+
+def check_focus(model: str, folder: Path, output: Path) -> None:
+    """FOCUS in the whole program: regions of the image that do not depend on the batch, within the budget."""
+    chosen = []
+    for batch in (1, 2):
+        run = [f"model={model}", f"model.path={folder}", "profile=mini", "selector=focus", "selector.first_layer=0"]
+        run += ["selector.over=0", "selector.max_forwards=5", "run.limit=2", f"run.batch_size={batch}"]
+        assert cli.main([*run, f"run.output_dir={output / str(batch)}"]) == 0
+        session.forget("model")
+        (samples,) = (output / str(batch)).glob("mini/vstar/*/focus/*/samples.jsonl")
+        records = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+        assert [record["status"] for record in records] == ["ok", "ok"]
+        assert all(2 <= record["cost"]["forwards"] <= 5 for record in records)
+        chosen.append([[view["box"] for view in record["views"]] for record in records])
+        for box in chosen[-1][0]:
+            assert 0 <= box[0] < box[2] <= 504
+            assert 0 <= box[1] < box[3] <= 504
+    assert chosen[0] == chosen[1]

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from semclip_eval import cli
+from semclip_eval.launch import keys_of_swept_groups
 from semclip_eval.listing import GROUPS
 from semclip_eval.results.summary import read_rows
 
@@ -152,3 +154,30 @@ def test_the_hub_out_of_reach_is_said_with_the_remedy(capsys, tmp_path, monkeypa
     assert code.returncode == 2
     assert "benchmark.path=" in code.stderr
     assert "Traceback" not in code.stderr
+
+
+def test_a_key_that_the_default_lacks_may_stand_beside_a_sweep_of_its_group(tmp_path, capsys):
+    command = ["-m", "profile=mini", "selector=zoom,rap", "selector.max_forwards=4", "run.limit=2"]
+    code, _, err = run([*command, f"run.output_dir={tmp_path}"], capsys)
+    assert code == 0, err
+    configs = [yaml.safe_load(path.read_text()) for path in tmp_path.rglob("config.yaml") if "sweeps" not in path.parts]
+    assert sorted((config["selector"]["name"], config["selector"]["max_forwards"]) for config in configs) == [
+        ("rap", 4),
+        ("zoom", 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        (["-m", "selector=a,b", "selector.k=1"], ["-m", "selector=a,b", "selector.k=choice(1)"]),
+        (["-m", "selector=a,b", "selector.k=1,2"], ["-m", "selector=a,b", "selector.k=1,2"]),
+        (["-m", "selector=a,b", "selector.k=[1,2]"], ["-m", "selector=a,b", "selector.k=choice([1,2])"]),
+        (["-m", "selector=a,b", "selector.k=null"], ["-m", "selector=a,b", "selector.k=choice(null)"]),
+        (["-m", "selector=a,b", "psi.k=1"], ["-m", "selector=a,b", "psi.k=1"]),
+        (["-m", "selector=a", "selector.k=1"], ["-m", "selector=a", "selector.k=1"]),
+        (["selector=a", "selector.k=1"], ["selector=a", "selector.k=1"]),
+    ],
+)
+def test_keys_of_swept_groups(typed, given):
+    assert keys_of_swept_groups(typed) == given

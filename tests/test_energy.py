@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from semclip_eval import run
+from semclip_eval.answers import answering
 from semclip_eval.measure import energy
 from semclip_eval.results.summary import read_summary
 from tests.fakes import config
@@ -103,12 +104,12 @@ def test_a_run_says_joules_a_question_and_the_clocks(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, uuids: None
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
-    monkeypatch.setattr(run, "DeviceCounters", lambda device: energy.DeviceCounters("cuda:1"))
+    monkeypatch.setattr(answering, "DeviceCounters", lambda device: energy.DeviceCounters("cuda:1"))
     folder = run.execute(config(tmp_path, benchmark__count=5))
     assert float(read_summary(folder)["energy_j_mean"]) == pytest.approx(0.25 / 5)
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     assert environment["device_state"]["power_limit_w"] == 700.0
-    monkeypatch.setattr(run, "DeviceCounters", energy.DeviceCounters)
+    monkeypatch.setattr(answering, "DeviceCounters", energy.DeviceCounters)
     folder = run.execute(config(tmp_path, benchmark__count=4))
     assert read_summary(folder)["energy_j_mean"] == ""
     assert json.loads((folder / "environment.json").read_text(encoding="utf-8"))["device_state"] is None

@@ -12,8 +12,10 @@ import torch
 from semclip_eval import cli, session
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.models.transformers.generic import GenericTransformers
+from semclip_eval.models.transformers.generic_boxes import Qwen3VL
 from semclip_eval.results.summary import read_rows
 from semclip_eval.types import Prompt, Request
+from tests.family_boxes import check_program as check_boxes_program
 from tests.family_small import OPTIONS, QUESTION, three_selections
 from tests.generic_small import FAMILIES, save
 from tests.llava_small import noise_image
@@ -187,6 +189,15 @@ def test_selectors_that_need_more_are_refused_before_the_run(folder: Path, tmp_p
     run = ["profile=mini", "model=transformers", f"model.path={folder}", f"run.output_dir={tmp_path}"]
     assert cli.main([*run, "selector=attention"]) == 2
     assert "attention" in capsys.readouterr().err
+
+
+def test_qwen3_vl_writes_boxes_in_thousandths(tmp_path: Path) -> None:
+    folder = save("qwen3_vl", tmp_path / "qwen3_vl")
+    vlm = Qwen3VL(name="small", path=str(folder))
+    prepared = vlm.prepare(Request((noise_image(0, 120, 90),), vlm.box_prompt("red cup", 9)))
+    assert 'description "red cup"' in vlm.tokenizer.decode(prepared.input_ids)
+    assert vlm.read_boxes('```json\n[{"bbox_2d": [250, 500, 1000, 750]}]\n```', 200, 100) == [(50, 50, 200, 75)]
+    check_boxes_program("qwen3_vl_2b", folder, tmp_path / "runs")
 
 
 def test_missing_parts_of_a_folder_are_named(folder: Path, tmp_path: Path) -> None:

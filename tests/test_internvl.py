@@ -7,6 +7,8 @@ from semclip_eval.errors import ConfigError
 from semclip_eval.models.transformers.internvl import InternVL
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
+from tests.family_boxes import check_box_prompt, check_hide
+from tests.family_boxes import check_program as check_boxes_program
 from tests.family_insight import check_insight, check_token_boxes
 from tests.family_small import (
     IMAGENET,
@@ -46,7 +48,7 @@ def folder(tmp_path_factory):
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
     place = tmp_path_factory.mktemp("internvl")
-    ids = save_qwen_tokenizer(place, tuple(NAMES.values()), NAMES)
+    ids = save_qwen_tokenizer(place, (*NAMES.values(), "<ref>", "</ref>", "<box>", "</box>"), NAMES)
     torch.manual_seed(0)
     config = InternVLConfig(
         vision_config={
@@ -194,3 +196,22 @@ def test_what_it_tells_a_selector_equals_plain_transformers(vlm, reference):
 
 def test_its_tokens_have_places(vlm):
     check_token_boxes(vlm, [(400, 300), (90, 340), (500, 120), (64, 64), (333, 777)])
+
+
+def test_hide_shows_the_collage_of_the_published_code(vlm, reference):
+    check_hide(vlm, reference, noise_image(8, 160, 160), (16, 16), 2, "\n<|im_start|>assistant\n")
+
+
+def test_boxes_are_asked_for_with_the_marks_that_are_single_tokens(vlm, reference):
+    check_box_prompt(vlm, reference)
+    prepared = vlm.prepare(Request((noise_image(0, 50, 50),), vlm.box_prompt("star", 9)))
+    marks = [prepared.input_ids.count(vlm.tokenizer.convert_tokens_to_ids(mark)) for mark in ("<ref>", "</ref>")]
+    assert marks == [1, 1]
+    # A question's own marks stay text, and so do all of them for a tokenizer that has none.
+    plain = vlm.prepare(Request((), Prompt("<ref>star</ref>")))
+    assert vlm.tokenizer.convert_tokens_to_ids("<ref>") not in plain.input_ids
+    assert vlm.read_boxes("star[[250, 0, 500, 1000]]", 200, 80) == [(50, 0, 100, 80)]
+
+
+def test_the_program_runs_hide_and_self_box(folder, tmp_path):
+    check_boxes_program("internvl3_8b", folder, tmp_path)

@@ -282,7 +282,7 @@ def test_memory_check_leaves_a_tenth_free(published, monkeypatch):
 
 SHIPPED = (
     "internvl3_8b", "llava15_13b", "llava15_7b", "llava_next_vicuna_7b", "llava_onevision_7b", "qwen25_vl_3b",
-    "qwen25_vl_7b",
+    "qwen25_vl_7b", "qwen3_vl_2b", "qwen3_vl_4b", "qwen3_vl_8b",
 )  # fmt: skip
 
 
@@ -310,6 +310,7 @@ def test_configs_are_the_constructors_keywords(name):
     [
         ("llava15_7b", 7.06), ("llava15_13b", 13.35), ("llava_next_vicuna_7b", 7.06), ("llava_onevision_7b", 8.03),
         ("qwen25_vl_3b", 3.75), ("qwen25_vl_7b", 8.29), ("internvl3_8b", 7.94),
+        ("qwen3_vl_2b", 2.13), ("qwen3_vl_4b", 4.44), ("qwen3_vl_8b", 8.77),
     ],
 )  # fmt: skip
 def test_every_shipped_architecture_is_built_by_its_config_and_has_the_published_size(name, billions):

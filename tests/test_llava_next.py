@@ -8,7 +8,7 @@ from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.models.transformers.llava_next import LlavaNext
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.types import Prompt, Request
-from tests.family_insight import check_insight, check_token_boxes
+from tests.family_insight import check_dropping, check_focus, check_insight, check_token_boxes
 from tests.family_small import (
     CLIP,
     QUESTION,
@@ -200,6 +200,14 @@ def test_weights_have_the_published_names(folder):
 
 def test_what_it_tells_a_selector_equals_plain_transformers(vlm, reference):
     check_insight(vlm, reference)
+
+
+def test_without_dropped_tokens_it_answers_as_masked_layers(vlm, reference):
+    check_dropping(vlm, reference)
+
+
+def test_focus_runs_on_it(folder, tmp_path):
+    check_focus("llava_next_vicuna_7b", folder, tmp_path)
 
 
 def test_its_tokens_have_places(vlm):

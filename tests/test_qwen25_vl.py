@@ -8,7 +8,9 @@ from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.models.transformers.qwen25_vl import Qwen25VL
 from semclip_eval.types import Prompt, Request
-from tests.family_insight import check_insight, check_token_boxes
+from tests.family_boxes import check_box_prompt, check_hide
+from tests.family_boxes import check_program as check_boxes_program
+from tests.family_insight import check_dropping, check_focus, check_insight, check_token_boxes
 from tests.family_small import (
     CLIP,
     QUESTION,
@@ -246,5 +248,31 @@ def test_what_it_tells_a_selector_equals_plain_transformers(vlm, reference):
     check_insight(vlm, reference)
 
 
+def test_without_dropped_tokens_it_answers_as_masked_layers(vlm, reference):
+    check_dropping(vlm, reference)
+
+
+def test_focus_runs_on_it(folder, tmp_path):
+    check_focus("qwen25_vl_3b", folder, tmp_path)
+
+
 def test_its_tokens_have_places(vlm):
     check_token_boxes(vlm, [(400, 300), (90, 340), (500, 120), (64, 64), (333, 777)])
+
+
+def test_hide_shows_the_collage_of_the_published_code(vlm, reference):
+    # The published code begins behind <|vision_end|> and leaves out the last tokens but the turn's end.
+    check_hide(vlm, reference, noise_image(8, 224, 168), (6, 8), 1, "\n<|im_start|>assistant\n")
+
+
+def test_boxes_are_asked_for_and_read_in_pixels_of_the_resized_input(vlm, reference):
+    check_box_prompt(vlm, reference)
+    # By hand: the nearest multiples of 28 to 640 and 480, and both enlarged to at least 3136 pixels.
+    assert (vlm.box_frame(640, 480), vlm.box_frame(28, 28)) == ((644, 476), (56, 56))
+    assert vlm.read_boxes('[{"bbox_2d": [322, 119, 644, 476]}]', 640, 480) == [(320, 120, 640, 480)]
+    smaller = built(path=vlm.settings.path, max_pixels=640 * 480 // 4)
+    assert smaller.box_frame(640, 480) == (308, 224)
+
+
+def test_the_program_runs_hide_and_self_box(folder, tmp_path):
+    check_boxes_program("qwen25_vl_7b", folder, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
 import math
@@ -307,10 +308,14 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     files, _ = report(tmp_path)
     html = one_file(files, "report.html")
     page = Page.of(html)
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 2  # the questions as data, and the page's own
     assert "img" in page.tags  # the plots
-    assert all(source.startswith("data:image/") for source in page.loads)
+    assert all(source.startswith(("data:image/", "data:text/csv", "#")) for source in page.loads)
     assert '<script>alert("1")</script>' in page.text
+    assert not re.search("[<>&]", page.scripts[0])
+    (section,) = json.loads(page.scripts[0])["sections"]
+    assert section["questions"][1]["id"] == "q1<b>&"
+    assert section["questions"][0]["text"].startswith('<script>alert("1")</script> & ')
     assert "\x00" not in html
     assert "\x1b" not in html
     for name, content in files.items():
@@ -348,7 +353,7 @@ def test_escapes() -> None:
 class Page(HTMLParser):
     """Reads a page: its tags in order, its visible text, what it would load; fails where tags do not balance."""
 
-    VOID = frozenset(("meta", "br", "img"))
+    VOID = frozenset(("meta", "br", "img", "input"))
 
     def __init__(self) -> None:
         super().__init__()
@@ -358,6 +363,7 @@ class Page(HTMLParser):
         self.headers: list[dict[str, str | None]] = []
         self.images: list[dict[str, str | None]] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.ids: list[str] = []
 
     @classmethod
@@ -376,6 +382,9 @@ class Page(HTMLParser):
         self.ids += [value or "" for key, value in attrs if key == "id"]
         if tag == "th":
             self.headers.append(attributes)
+        if tag == "script":
+            assert set(attributes) <= {"type", "id"}
+            self.scripts.append("")
         if tag == "img":
             self.images.append(attributes)
         if tag not in self.VOID:
@@ -390,7 +399,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] == ["script"]:
+            self.scripts[-1] += data
+        elif self.open[-1:] != ["style"]:
             self.text += data
         else:
             assert "url(" not in data
@@ -402,7 +413,7 @@ def test_the_page_is_well_formed_and_loads_nothing(finished: Path) -> None:
     page = Page.of(html)
     assert len(page.ids) == len(set(page.ids))
     assert page.loads
-    assert all(source.startswith(("data:image/", "#")) for source in page.loads)
+    assert all(source.startswith(("data:image/", "data:text/csv", "#")) for source in page.loads)
     assert all(header.get("scope") in ("row", "col") for header in page.headers)
     assert len(page.images) == 2
     for image in page.images:
@@ -481,7 +492,7 @@ def test_without_the_data_the_gallery_is_left_out(results: Path) -> None:
         path.write_text(yaml.safe_dump(content))
     html = one_file(report(results)[0], "report.html")
     assert "No images here: <bdi>the data are at revision 2 now, the runs used 1</bdi>" in html
-    assert "image/jpeg" not in html
+    assert "/9j/" not in html  # how every JPEG begins in base64
 
 
 def test_the_same_results_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
@@ -641,13 +652,48 @@ class SharedImages(DrawnBenchmark):
         return Question(**{**super()._question(index).__dict__, "cluster": f"image {index // 2}"})
 
 
-def test_the_page_may_load_and_run_nothing(finished: Path) -> None:
-    page = one_file(unchanged(finished, 0), "report.html")
-    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+def test_the_page_loads_nothing_and_runs_its_own_script_only(finished: Path) -> None:
+    html = one_file(unchanged(finished, 0), "report.html")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
     assert policy is not None
     rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
     assert rules["default-src"] == "'none'"
-    assert "script-src" not in rules
-    assert "<script" not in page
-    assert not re.search(r"<[^>]*\son\w+=", page)
-    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert rules["img-src"] == "data:"
+    data, own = Page.of(html).scripts
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert rules["script-src"] == f"'sha256-{digest}'"
+    assert set(json.loads(data)) == {"sections", "boxes", "pictures"}
+    assert not re.search(r"<[^>]*\son\w+=", html.replace(own, ""))
+    assert not re.search(r'(?:src|href)="(?!data:|#)', html.replace(own, ""))
+    # Nothing in the script could fetch, run a text or make markup of one; its only address is SVG's name.
+    assert not re.search(
+        r"\b(fetch|eval|import|Function)\s*\(|XMLHttpRequest|WebSocket|(inner|outer|Adjacent)HTML", own
+    )
+    assert set(re.findall(r"https?://[^\s\"']+", own)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_a_run_of_an_earlier_version_lacks_columns_and_is_shown(tmp_path: Path) -> None:
+    folder = execute(config(tmp_path))
+    execute(config(tmp_path, selector=SEMCLIP))
+    for name, late in (
+        ("summary.csv", ("forwards_mean", "psi_training", "started_at")),
+        ("categories.csv", ("n_units",)),
+    ):
+        lines = (folder / name).read_text().splitlines()
+        kept = [index for index, column in enumerate(lines[0].split(",")) if column not in late]
+        rows = list(csv.reader(lines))
+        with (folder / name).open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([[row[index] for index in kept] for row in rows])
+    files, left_out = report(tmp_path, 2)
+    assert not left_out
+    assert {row["selector"] for row in records(files, ".main.csv")} == {"no_crop", "semclip"}
+
+
+def test_a_row_that_cannot_be_placed_is_left_out_by_name(tmp_path: Path) -> None:
+    folder = execute(config(tmp_path))
+    execute(config(tmp_path, selector=SEMCLIP))
+    lines = (folder / "summary.csv").read_text().splitlines()
+    lines[0] = lines[0].replace("selector", "chooser", 1)
+    (folder / "summary.csv").write_text("\n".join(lines) + "\n")
+    _, left_out = report(tmp_path, 2)
+    assert [("selector" in each.why, each.folder.split("/")[-2]) for each in left_out] == [(True, "no_crop")]

@@ -52,6 +52,10 @@ def test_results_are_shown_and_chosen_from_without_torch(finished: Path) -> None
     (summary,) = finished.glob("*/*/*/*/*/summary.csv")
     imported_nothing(["show", str(summary.parent)])
     imported_nothing(["choose", str(finished)])
+    imported_nothing(["show", str(summary.parent), "--json"])
+    imported_nothing(["export", str(summary.parent), "--format", "inspect", "--output", str(finished / "log.json")])
+    imported_nothing(["regress", str(summary.parent), str(finished / "baseline.csv"), "--write"])
+    imported_nothing(["new", "model", "mine", "--folder", str(finished / "mine")])
 
 
 @pytest.mark.parametrize("group", ["model", "psi", "selector", "benchmark", "crops"])

@@ -15,9 +15,13 @@ from semclip_eval.errors import QuestionError
 from semclip_eval.scoring.likelihood import least_loss
 from semclip_eval.scoring.statistics import (
     clustered_accuracy_interval,
+    detectable_difference,
+    holm,
     mcnemar_exact,
+    mcnemar_power,
     paired_interval,
     percentile,
+    questions_needed,
     wilson_interval,
 )
 
@@ -205,3 +209,71 @@ def test_a_loss_that_is_no_number_is_an_error(bad: float, place: int) -> None:
     losses[place] = bad
     with pytest.raises(QuestionError, match=f"option {place}"):
         least_loss(losses)
+
+
+def test_holm_hand_values() -> None:
+    # Sorted .005 .01 .03 .04, times 4 3 2 1: .02 .03 .06 .04, and never less than the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match="outside"):
+        holm([1.2])
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.5))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float], level: float) -> None:
+    rejected = set()
+    waiting = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    while waiting and p_values[waiting[0]] * len(waiting) <= level:
+        rejected.add(waiting.pop(0))
+    assert {index for index, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+@pytest.mark.parametrize(
+    ("n", "discordant", "difference"), [(1, 0.5, 0.1), (9, 0.6, 0.5), (24, 0.3, -0.2), (30, 1.0, 0)]
+)
+def test_power_is_the_sum_over_all_outcomes(n: int, discordant: float, difference: float) -> None:
+    up, down, same = (discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant
+    total = 0.0
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            if mcnemar_exact(b, c) <= 0.05:
+                total += math.comb(n, b) * math.comb(n - b, c) * up**b * down**c * same ** (n - b - c)
+    assert mcnemar_power(n, discordant, difference) == pytest.approx(total, abs=1e-9)
+
+
+def test_power_without_discordant_pairs_and_outside() -> None:
+    assert mcnemar_power(50, 0.0, 0.0) == 0
+    for n, discordant, difference in [(0, 0.2, 0.1), (50, 0.2, 0.3), (50, 1.1, 0.0)]:
+        with pytest.raises(ValueError, match="pairs"):
+            mcnemar_power(n, discordant, difference)
+
+
+@pytest.mark.parametrize(("n", "discordant", "level"), [(191, 0.2, 0.05), (191, 0.2, 0.05 / 12), (800, 0.1, 0.05)])
+def test_the_detectable_difference_is_found_four_times_in_five(n: int, discordant: float, level: float) -> None:
+    difference = detectable_difference(n, discordant, level)
+    assert difference is not None
+    rng = np.random.default_rng(1)
+    draws = rng.multinomial(n, [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant], 4000)
+    rejected = np.mean([mcnemar_exact(int(b), int(c)) <= level for b, c, _ in draws])
+    # Three standard errors of 4000 draws are 0.019.
+    assert abs(rejected - 0.8) < 0.02
+    # Nothing smaller will do.
+    assert (
+        mcnemar_power(n, discordant, difference - 2e-5, level) < 0.8 <= mcnemar_power(n, discordant, difference, level)
+    )
+
+
+@pytest.mark.parametrize("discordant", [0.05, 0.2, 0.4])
+def test_the_detectable_difference_nears_connors_formula(discordant: float) -> None:
+    """With many pairs the exact test is the normal one: so many questions are needed for its detectable difference."""
+    difference = detectable_difference(4000, discordant)
+    assert difference is not None
+    assert questions_needed(difference, discordant) == pytest.approx(4000, rel=0.05)
+
+
+def test_what_no_number_of_discordant_pairs_could_show() -> None:
+    # Five discordant pairs all one way have p = .0625: none of 191 with 1 % discordant is likely to hold six.
+    assert detectable_difference(191, 0.01) is None
+    assert detectable_difference(191, 0.0) is None

@@ -285,3 +285,51 @@ def test_runs_that_differ_in_a_setting_alone_say_which(tmp_path: Path) -> None:
     lines = [line.strip() for line in console.file.getvalue().splitlines()]
     assert [line for line in lines if line.startswith("selector.")] == ["selector.top_k=1", "selector.top_k=2"]
     assert not [line for line in lines if line.startswith(("run.", "profile."))]
+
+
+BUDGETS = """\
+# @package _global_
+defaults:
+  - override /hydra/sweeper: variants
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    variants:
+      - {selector: no_crop}
+      - {selector: random_crop, selector.count: "1,2"}
+      - {selector: "center_crop,full_crop"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "views"),
+    [
+        ([], {"no_crop": [1], "random_crop": [2, 3], "center_crop": [2], "full_crop": [5]}),
+        (["selector=random_crop,no_crop"], {"no_crop": [1], "random_crop": [2, 3]}),
+        # One that the list lacks runs as it is.
+        (["selector=oracle"], {"oracle": [2]}),
+        (["selector=random_crop", "run.seed=1,2"], {"random_crop": [2, 2, 3, 3]}),
+        (["selector=random_crop", "selector.count=3"], {"random_crop": [4]}),
+    ],
+)
+def test_a_list_of_variants_is_swept_at_each_budget(arguments, capsys, typed, views):
+    """`hydra/sweeper=variants` with an experiment of the user's own: no product of keys that one selector has."""
+    configs = Path(arguments[arguments.index("--config-dir") + 1])
+    (configs / "experiment").mkdir()
+    (configs / "experiment" / "budgets.yaml").write_text(BUDGETS)
+    code, _, error = swept([*arguments, "benchmark=drawn", "experiment=budgets", "crops=grid2x2", *typed], capsys)
+    assert code == 0, error
+    (results,) = (word.partition("=")[2] for word in arguments if word.startswith("run.output_dir="))
+    found: dict[str, list[int]] = {}
+    for row in read_rows(Path(results) / "runs.csv"):
+        found.setdefault(row["selector"], []).append(int(float(row["views_mean"])))
+    assert {name: sorted(counts) for name, counts in found.items()} == views
+
+
+def test_a_key_that_one_variant_lacks_is_an_error(arguments, capsys):
+    configs = Path(arguments[arguments.index("--config-dir") + 1])
+    (configs / "experiment").mkdir()
+    (configs / "experiment" / "budgets.yaml").write_text(BUDGETS)
+    code, _, error = swept([*arguments, "benchmark=drawn", "experiment=budgets", "selector.count=3"], capsys)
+    assert code == 2
+    assert "selector.count" in error

@@ -26,8 +26,14 @@ def test_the_wheel_holds_configs_and_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert f"semclip_eval/configs/{path.relative_to(ROOT / 'configs')}" in names
+    templates = [path for path in (ROOT / "semclip_eval" / "templates").rglob("*") if path.is_file()]
+    assert {path.suffix for path in templates} >= {".py", ".yaml", ".png", ".jsonl"}
+    for path in templates:
+        assert path.relative_to(ROOT).as_posix() in names or "__pycache__" in path.parts
     for kind in ("vlm", "clip"):
         assert any(name.startswith(f"semclip_eval/mini/weights/{kind}/") and "safetensors" in name for name in names)
+    for name in ("page.html", "page.css", "page.js", "drawing.js", "viewer.js"):
+        assert f"semclip_eval/report/{name}" in names
     assert not any(name.startswith(("tests/", "results/")) for name in names)
 
 

@@ -156,7 +156,14 @@ class Pipeline:
                 images = tuple(view.pixels(image) for view in _present(item.selection).views)
             wants_attention = "class_attention" in self.selector.needs
             item.prepared = self.vlm.prepare(
-                Request(images, prompt, item.question.id, prunes=self.prunes, class_attention=wants_attention)
+                Request(
+                    images,
+                    prompt,
+                    item.question.id,
+                    prunes=self.prunes,
+                    class_attention=wants_attention,
+                    drops=self.selector.drops,
+                )
             )
         except SemclipEvalError:
             raise

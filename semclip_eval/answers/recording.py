@@ -18,7 +18,7 @@ from semclip_eval.errors import NotFiniteError, QuestionError, SemclipEvalError
 from semclip_eval.models.transformers.memory import out_of_memory
 from semclip_eval.results.records import Record
 from semclip_eval.selectors.base import SelectionInput
-from semclip_eval.types import Answer, Box, Kept, Prompt, Question, Score, Selection, TraceStep, View
+from semclip_eval.types import BLACK, Answer, Box, Kept, Prompt, Question, Score, Selection, TraceStep, View
 
 if TYPE_CHECKING:
     from semclip_eval.models.base import ModelInputs
@@ -178,6 +178,8 @@ def _view(view: View) -> dict[str, Any]:
     written: dict[str, Any] = {"kind": view.kind, "box": list(view.box), "psi": _rounded(view.relevance)}
     if view.parts:
         written["parts"] = [{"source": list(part.source), "place": list(part.place)} for part in view.parts]
+    if view.background != BLACK:
+        written["background"] = list(view.background)
     return written
 
 

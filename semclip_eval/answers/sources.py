@@ -85,6 +85,11 @@ class Source(ABC):
     def selector_name(self) -> str:
         """What the column `selector` says."""
 
+    @property
+    @abstractmethod
+    def one_process_only(self) -> str:
+        """Why several workers make no sense, in a few words; empty where they do."""
+
     @abstractmethod
     def settled(self, run: RunConfig) -> RunConfig:
         """The run section with what this source does not know replaced by constants."""
@@ -127,6 +132,10 @@ class StoredSource(Source):
     def selector_name(self) -> str:
         return self.answers.selector
 
+    @property
+    def one_process_only(self) -> str:
+        return "it looks answers up"
+
     def settled(self, run: RunConfig) -> RunConfig:
         """Constants for device and batch: this machine's must not make another run of the same answers."""
         if run.mode == "latency":
@@ -168,7 +177,18 @@ class LiveSource(Source):
     def selector_name(self) -> str:
         return self.chooser.name
 
+    @property
+    def one_process_only(self) -> str:
+        if getattr(component_class("model", self.config["model"]), "is_served", False):
+            return "its server answers; raise run.batch_size and model.max_in_flight for more requests at a time"
+        return ""
+
     def settled(self, run: RunConfig) -> RunConfig:
+        if run.mode == "latency" and "drop" in self.chooser.needs:
+            raise ConfigError(
+                f"run.mode=latency: selector={self.chooser.name} masks what it drops inside the language model, which "
+                "gives the answers and saves no time. Leave run.mode out, or choose another selector (sparse)."
+            )
         return run
 
     def check(self, benchmark: Benchmark, all_questions: Sequence[Question], asked: Sequence[Question]) -> list[str]:
@@ -244,13 +264,13 @@ class LiveSource(Source):
 
 
 def check_capabilities(selector: Selector, model: type[VLM], name: str) -> None:
-    """ConfigError for a need that no model knows, or that this one cannot meet; needs no weights."""
+    """ConfigError for a need that no model knows, NotApplicable for one that this model lacks; needs no weights."""
     unknown = selector.needs.difference(NEEDS)
     if unknown:
         raise ConfigError(f"selector={selector.name}: needs '{min(unknown)}'; what exists is {', '.join(NEEDS)}.")
     missing = selector.needs.intersection(CAPABILITIES).difference(model.capabilities)
     if missing:
-        raise ConfigError(
+        raise NotApplicable(
             f"selector={selector.name} needs {', '.join(sorted(missing))} of the model, which model={name} does not "
             "offer; choose another selector or model (docs/models.md lists what each can do)."
         )

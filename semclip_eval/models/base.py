@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from semclip_eval.errors import ConfigError
+from semclip_eval.models.grounding import THOUSAND, Grounding
 
 if TYPE_CHECKING:
     from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values
-    from semclip_eval.types import Answer, Kept, Request
+    from semclip_eval.types import Answer, Box, Drops, Kept, Prompt, Request
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class ModelInputs:
     further tensors that the family's model asks for, under the names of its own arguments (`image_grid_thw`,
     `image_sizes`). `view_tokens` are the visual tokens of each view, in the order of the views. `positions` are the
     position ids (axes, length) of the prompt, None where the model makes its own. `encoded_tokens` are the visual
-    tokens before pruning, None where nothing was pruned. `class_attention`: see `Request`.
+    tokens before pruning, None where nothing was pruned. `class_attention` and `drops`: see `Request`. `prompt`: the
+    request's own.
     """
 
     pixel_values: Any
@@ -39,6 +41,8 @@ class ModelInputs:
     positions: Any = None
     encoded_tokens: int | None = None
     class_attention: bool = False
+    prompt: Prompt | None = None
+    drops: Drops | None = None
 
 
 class VLM(ABC):
@@ -49,7 +53,8 @@ class VLM(ABC):
     'float32' | 'bfloat16' | 'float16', `context_length` is in tokens. `stages` are timed
     separately. `is_served`: remote, so device and dtype are unknown.
     `capabilities` are what it offers to selectors beyond answering (`insight.CAPABILITIES`); the methods of those that
-    it lacks raise ConfigError. `layers` is the number of layers of the language model, for selectors that name some.
+    it lacks raise ConfigError. `grounding` is how a family with the capability `boxes` is asked for them. `layers` is
+    the number of layers of the language model, for selectors that name some.
     """
 
     name: str
@@ -62,6 +67,7 @@ class VLM(ABC):
     stages: ClassVar[tuple[str, ...]] = ("vision", "prefill", "decode")
     is_served: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    grounding: ClassVar[Grounding | None] = None
 
     def reset(self) -> None:  # noqa: B027 (optional)
         """A run begins: forget what was counted."""
@@ -156,6 +162,26 @@ class VLM(ABC):
     def value_vectors(self, batch: Sequence[ModelInputs], layers: Sequence[int]) -> list[Values]:
         """One prefill a prompt; the value vectors of its visual tokens and of the text after them."""
         raise self._cannot("values")
+
+    def box_prompt(self, target: str, max_new_tokens: int) -> Prompt:
+        """How this model is asked for the bounding box of a thing in the one image that it is shown."""
+        return self._grounding().prompt(target, max_new_tokens)
+
+    def read_boxes(self, answer: str, width: int, height: int) -> list[Box]:
+        """The boxes of such an answer, in the order written, in pixels of an image of `width` x `height`.
+
+        Empty where none can be read (`Grounding.read`).
+        """
+        return self._grounding().read(answer, self.box_frame(width, height), width, height)
+
+    def box_frame(self, width: int, height: int) -> tuple[float, float]:
+        """(width, height) of an image of that size in the coordinates that the model writes boxes in."""
+        return THOUSAND
+
+    def _grounding(self) -> Grounding:
+        if self.grounding is None:
+            raise self._cannot("boxes")
+        return self.grounding
 
     def first_ids_of_two(self, prepared: ModelInputs) -> list[int]:
         """The first token of each of a prompt's two continuations; ConfigError where these are not two tokens."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from semclip_eval.types import View
 
-# What a family can do beyond answering; `VLM.capabilities` is a subset of these.
-CAPABILITIES = ("confidence", "attention", "gradients", "values", "prune", "class_attention")
+# What a family can do beyond answering; `VLM.capabilities` is a subset of these. `drop`: honour `Request.drops`.
+CAPABILITIES = ("confidence", "attention", "gradients", "values", "prune", "class_attention", "boxes", "drop")
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,13 @@ class ViewTokens:
 
     features: (visual tokens, hidden size of the language model). class_attention: (visual tokens), float32, the
     attention of the encoder's class token (mean over heads, second last layer); None where it was not asked for.
+    deepstack: (visual tokens, levels x hidden size), what the language model's first layers, level by level, add to a
+    visual token (DeepStack, arXiv 2406.04334); None where the family has none.
     """
 
     features: Any
     class_attention: Any = None
+    deepstack: Any = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class TokenBoxes:
     def in_image(self, view: View) -> np.ndarray:
         """`boxes` in pixels of the original image; for a collage those of the part that holds a token's centre.
 
-        NaN for padding, for tokens without a place, and for a collage's tokens on the black canvas.
+        NaN for padding, for tokens without a place, and for a collage's tokens on the canvas between the parts.
         """
         import numpy as np
 
@@ -69,12 +72,14 @@ class AttentionRows:
 
     weights: float32 tensor (layers, heads, queries, visual tokens) on the CPU, softmax over the whole prompt, so a row
     need not sum to one. The visual tokens are those of all views in order; `view_tokens` says how many each has.
-    queries: the positions of the rows in the prompt, counted in tokens.
+    queries: the positions of the rows in the prompt, counted in tokens. spans: for each row the characters (first, one
+    behind the last) of the prompt's text that its token stands for, None for a token of the template.
     """
 
     weights: Any
     queries: tuple[int, ...]
     view_tokens: tuple[int, ...]
+    spans: tuple[tuple[int, int] | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class Gradients:
     """Gradients of a scalar of the first answer token.
 
     attention: (layers, heads, visual tokens), d scalar / d attention of the last prompt token. features: (visual
-    tokens, hidden size), d scalar / d projected visual features. Both float32 on the CPU; None where not asked for.
+    tokens, hidden size), d scalar / d projected visual features (`ViewTokens.features`; `deepstack` is held fixed).
+    Both float32 on the CPU; None where not asked for.
     attention_weights: the attention itself, as in `attention`. scalar: its value.
     """
 
@@ -97,13 +103,16 @@ class Values:
     """Value vectors of the language model after the prefill.
 
     visual: float32 (layers, visual tokens, value heads x head size), text: the same for the prompt's text tokens after
-    the last visual one, all on the CPU. text_pieces: those tokens as text, to find a word's tokens by.
+    the last visual one, rest: for its other tokens (before and between the views), all on the CPU. text_pieces: the
+    tokens of `text` as text, to find a word's tokens by. heads: the number of value heads.
     """
 
     visual: Any
     text: Any
     text_pieces: tuple[str, ...]
     view_tokens: tuple[int, ...]
+    rest: Any
+    heads: int
 
 
 Query = Literal["last", "text"]

@@ -49,18 +49,22 @@ class PatchMap:
     """Where in a picture a text is met.
 
     boxes: float64 (patches, 4) as (left, top, right, bottom) in pixels of the picture. scores: float64 (patches), the
-    higher the better; comparable within one picture and text.
+    higher the better; comparable within one picture and text. (patches, maps) for several maps over the same patches.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
 
     def at(self, boxes: np.ndarray) -> np.ndarray:
-        """Mean score under each of `boxes` (n, 4), weighted by area; NaN for a box that meets no patch, or is NaN."""
+        """Mean score under each of `boxes` (n, 4), weighted by area; NaN for a box that meets no patch, or is NaN.
+
+        (n), or (n, maps) where `scores` hold several maps.
+        """
         wide = np.minimum(boxes[:, None, 2], self.boxes[:, 2]) - np.maximum(boxes[:, None, 0], self.boxes[:, 0])
         high = np.minimum(boxes[:, None, 3], self.boxes[:, 3]) - np.maximum(boxes[:, None, 1], self.boxes[:, 1])
         shared = np.nan_to_num(np.clip(wide, 0, None) * np.clip(high, 0, None))
         total = shared.sum(1)
+        total = total.reshape(-1, *[1] * (self.scores.ndim - 1))
         means: np.ndarray = np.where(total > 0, shared @ self.scores / np.where(total > 0, total, 1), np.nan)
         return means
 

@@ -15,6 +15,8 @@ SAME_ANSWERS = frozenset(
     "benchmark.path benchmark.hub_id model.path model.hub_id run.limit run.batch_size run.num_workers run.output_dir "
     "run.resume run.retry_errors run.max_error_rate".split()
 )
+# What an accuracy run and the latency run of its configuration have in common, beside the choice of views.
+TIMED_COLUMNS = "profile benchmark protocol model model_revision".split()
 # A run's own columns that every run of one comparison shares. The revisions are among them: answers of two versions
 # of the weights or the data do not belong in one column, whatever else is the same.
 SHARED = "profile benchmark split protocol metric model model_revision dataset_revision mode seed n".split()
@@ -79,6 +81,38 @@ def _cell(run: FinishedRun, column: str) -> str:
     return "answers made elsewhere" if column == "model_revision" and run.replayed else run.row[column]
 
 
+def newest_of_each(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Of runs that were asked the same with the same settings, by older and newer code, only the newest; in order."""
+    newest: dict[str, FinishedRun] = {}
+    for run in runs:
+        key = repr(([_cell(run, column) for column in SHARED], sorted(_settings(run).items())))
+        before = newest.get(key)
+        if before is None or (run.row["started_at"], run.id) > (before.row["started_at"], before.id):
+            newest[key] = run
+    kept = {run.id for run in newest.values()}
+    return [run for run in runs if run.id in kept]
+
+
+def latency_run(run: FinishedRun, timed: Iterable[FinishedRun]) -> FinishedRun | None:
+    """Of `timed` the latency run of the same configuration: benchmark, protocol, model, selector, crops and ψ.
+
+    Of several the one with most questions, then the newest.
+    """
+    same = [
+        other
+        for other in timed
+        if all(run.row[name] == other.row[name] for name in TIMED_COLUMNS)
+        and all(run.config.get(name) == other.config.get(name) for name in ("selector", "crops", "psi"))
+    ]
+    return max(same, key=lambda other: (int(other.row["n"]), other.row["started_at"], other.id), default=None)
+
+
+def milliseconds(run: FinishedRun, timed: Iterable[FinishedRun]) -> float | None:
+    """The median E2E latency in ms of the run's configuration; None where it was not timed."""
+    other = latency_run(run, timed)
+    return None if other is None else other.number("e2e_ms_p50")
+
+
 def base_settings(run: FinishedRun) -> dict[str, Any]:
     """All that the answers depend on beside the choice of views, as dotted keys: what a paired reference must share."""
     return {key: value for key, value in _settings(run).items() if key.split(".")[0] in ("model", "benchmark", "run")}
@@ -122,8 +156,9 @@ def _namesakes(runs: Sequence[FinishedRun]) -> list[Labelled]:
         return [Labelled(runs[0], "")]
     settings = [_settings(run) for run in runs]
     keys = [key for key in dict.fromkeys(key for flat in settings for key in flat) if _differ(settings, key)]
-    # The name of a crop scheme or of a ψ says what its other keys would repeat, unless two of one name differ.
-    for section in ("crops", "psi"):
+    # The name of a crop scheme, a ψ or an inner selector says what its other keys would repeat, unless two of one name
+    # differ.
+    for section in ("crops", "psi", "selector.inner"):
         if f"{section}.name" in keys:
             same_name: dict[Any, list[dict[str, Any]]] = {}
             for flat in settings:
@@ -149,13 +184,17 @@ def _setting(key: str, value: Any) -> str:
     section, _, name = key.partition(".")
     if name == "name":
         return f"{section} {value}"
+    name = name.removesuffix(".name")
     return f"{name if section == 'selector' else key}={value}"
 
 
 def _row_order(labelled: Labelled) -> tuple[Any, ...]:
     run = labelled.run
-    # Numbers inside a label count as numbers: top_k=2 before top_k=10.
-    parts = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", labelled.differs)]
+    # Numbers inside a label count as numbers: top_k=2 before top_k=10, keep_ratio=0.25 before 0.5.
+    parts = [
+        (float(part), "") if part[:1].isdigit() else (-1, part)
+        for part in re.split(r"(\d+(?:\.\d+)?)", labelled.differs)
+    ]
     return KINDS.index(run.kind), run.selector != "semclip", run.selector, parts, run.id
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from semclip_eval.report.comparisons import Comparison
 from semclip_eval.report.lines import Line, focus
-from semclip_eval.report.pictures import Images, Picture, picture
+from semclip_eval.report.pictures import Images, ImageSources, Picture, picture
 from semclip_eval.scoring.choice import LETTERS
 
 LONGEST_TEXT = 600
@@ -74,23 +74,23 @@ class Gallery:
     left_out: str = ""
 
 
-def galleries(found: Sequence[tuple[Comparison, Sequence[Line]]], count: int) -> list[Gallery]:
+def galleries(found: Sequence[tuple[Comparison, Sequence[Line]]], count: int, sources: ImageSources) -> list[Gallery]:
     """A gallery for each comparison in accuracy mode, at most `count` questions each, fewer where the page grows."""
     shown = sum(comparison.shared("mode") == "accuracy" for comparison, _ in found)
     count = min(count, IMAGE_BUDGET // SMALLEST_SHARE // max(1, shown))
     limit = IMAGE_BUDGET // max(1, shown * count)
     return [
-        _gallery(rows, count, limit) if comparison.shared("mode") == "accuracy" else Gallery(None, ())
+        _gallery(rows, count, limit, sources) if comparison.shared("mode") == "accuracy" else Gallery(None, ())
         for comparison, rows in found
     ]
 
 
-def _gallery(rows: Sequence[Line], count: int, limit: int) -> Gallery:
+def _gallery(rows: Sequence[Line], count: int, limit: int, sources: ImageSources) -> Gallery:
     line = focus(rows)
     if count < 1 or line is None:
         return Gallery(None, ())
     try:
-        images = Images(line.run)
+        images = sources.of(line.run)
     except ValueError as error:
         return Gallery(line, (), str(error))
     records = [{str(record["question_id"]): record for record in other.run.records} for other in rows]
@@ -106,11 +106,17 @@ def _outcomes(line: Line) -> list[tuple[str, list[str]]]:
     scored = [record for record in line.run.records if record["score"] is not None]
     if line.pair is None or line.reference is None:
         return [
-            (f"Not fully right with {line.name}", [_id(record) for record in scored if record["score"] < 1]),
-            (f"Right with {line.name}", [_id(record) for record in scored if record["score"] >= 1]),
+            (f"Not fully right with {line.name}", [identity_of(record) for record in scored if record["score"] < 1]),
+            (f"Right with {line.name}", [identity_of(record) for record in scored if record["score"] >= 1]),
         ]
-    reference = {_id(record): record["score"] for record in line.reference.records if record["score"] is not None}
-    pairs = [(_id(record), reference[_id(record)], record["score"]) for record in scored if _id(record) in reference]
+    reference = {
+        identity_of(record): record["score"] for record in line.reference.records if record["score"] is not None
+    }
+    pairs = [
+        (identity_of(record), reference[identity_of(record)], record["score"])
+        for record in scored
+        if identity_of(record) in reference
+    ]
     partial = any(score not in (0, 1) for _, *scores in pairs for score in scores)
     right = "Better" if partial else "Right"
     name, other = line.name, line.reference.selector
@@ -142,17 +148,17 @@ def _chosen(outcomes: Sequence[tuple[str, list[str]]], count: int) -> list[tuple
     for _, members in outcomes[2:]:
         room.append(min(len(members), count - sum(room)))
     return [
-        (heading, members, sorted(members, key=_draw)[:size])
+        (heading, members, sorted(members, key=draw_order)[:size])
         for (heading, members), size in zip(outcomes, room, strict=True)
         if size
     ]
 
 
-def _draw(identity: str) -> str:
+def draw_order(identity: str) -> str:
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _id(record: Mapping[str, Any]) -> str:
+def identity_of(record: Mapping[str, Any]) -> str:
     return str(record["question_id"])
 
 
@@ -166,7 +172,7 @@ def _card(
 ) -> Card:
     record = records[list(rows).index(line)][identity]
     options = tuple(
-        Option(_letter(index), _shortened(str(text)), index == record["truth"])
+        Option(letter(index), shortened(str(text)), index == record["truth"])
         for index, text in enumerate(record["options"])
     )
     drawn, reason = None, ""
@@ -177,20 +183,20 @@ def _card(
     return Card(
         question_id=identity,
         category=str(record["category"]),
-        question=_shortened(str(record["question"])),
+        question=shortened(str(record["question"])),
         options=options,
-        truth="" if options else _truth(record["truth"]),
+        truth="" if options else truth_text(record["truth"]),
         answers=tuple(
             _given(other, of_run[identity])
             for other, of_run in zip(rows, records, strict=True)
-            if identity in of_run and _same(of_run[identity], record)
+            if identity in of_run and same_question(of_run[identity], record)
         ),
         picture=drawn,
         no_picture=reason,
     )
 
 
-def _same(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same_question(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Is it the same question, or one that only shares its id?"""
     return all(record[key] == other[key] for key in ("question", "options", "truth"))
 
@@ -199,12 +205,12 @@ def _given(line: Line, record: Mapping[str, Any]) -> Given:
     losses = tuple(f"{loss:.3f}" for loss in record["option_losses"] or ())
     if record["status"] == "error":
         error = record["error"] or {}
-        return Given(line, _shortened(f"{error.get('type')}: {error.get('message')}", 160), "error", losses, None)
+        return Given(line, shortened(f"{error.get('type')}: {error.get('message')}", 160), "error", losses, None)
     choice = record["choice"]
     if record["answer"] is not None:
-        answer = f"“{_shortened(str(record['answer']), 160)}”"
+        answer = f"“{shortened(str(record['answer']), 160)}”"
     else:
-        answer = _letter(choice) if choice is not None else ""
+        answer = letter(choice) if choice is not None else ""
     return Given(line, answer, _verdict(record), losses, choice)
 
 
@@ -217,15 +223,15 @@ def _verdict(record: Mapping[str, Any]) -> str:
     return "right" if score >= 1 else "wrong" if score <= 0 else f"{100 * score:.0f} %"
 
 
-def _letter(index: int) -> str:
+def letter(index: int) -> str:
     return LETTERS[index] if index < len(LETTERS) else str(index + 1)
 
 
-def _truth(truth: Any) -> str:
+def truth_text(truth: Any) -> str:
     if isinstance(truth, (list, tuple)):
-        return _shortened(", ".join(dict.fromkeys(str(reference) for reference in truth)))
-    return _shortened(str(truth))
+        return shortened(", ".join(dict.fromkeys(str(reference) for reference in truth)))
+    return shortened(str(truth))
 
 
-def _shortened(text: str, longest: int = LONGEST_TEXT) -> str:
+def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semclip_eval.report.canvas import Plot
 from semclip_eval.report.comparisons import Comparison
 from semclip_eval.report.contents import DUMMY_WARNING, MINI_WARNING
 from semclip_eval.report.gallery import Gallery
 from semclip_eval.report.lines import Line, focus
-from semclip_eval.report.plots import Plot
 from semclip_eval.report.runs import LeftOut
 from semclip_eval.report.style import ACCENT, INK, MUTED, TARGET, Style
-from semclip_eval.report.table import Table, decimal, p_value, percent, points, printable
+from semclip_eval.report.table import Table, csv, decimal, p_value, percent, points, printable
+from semclip_eval.report.viewer import Viewer, as_json
 
 TEMPLATE = "page.html"
+SCRIPTS = ("page.js", "drawing.js", "viewer.js")
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,13 @@ class Section:
     measures: Table | None
     breakdowns: tuple[Table, ...]
     stages: Table | None
+    calibration: Table | None
     plots: tuple[Plot, ...]
     gallery: Gallery
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        found = (self.main, self.measures, *self.breakdowns, self.stages)
+        found = (self.main, self.measures, *self.breakdowns, self.stages, self.calibration)
         return tuple(table for table in found if table is not None)
 
     @property
@@ -95,9 +99,21 @@ def _equals(text: str) -> str:
     return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
 
 
-def page(sections: Sequence[Section], runs: Table, left_out: Sequence[LeftOut], styles: Mapping[str, Style]) -> str:
-    """The whole page. The same arguments give the same text."""
+def page(
+    sections: Sequence[Section],
+    runs: Table,
+    left_out: Sequence[LeftOut],
+    styles: Mapping[str, Style],
+    overview: Table | None = None,
+    viewer: Viewer | None = None,
+    most_pictures: int = 0,
+) -> str:
+    """The whole page. The same arguments give the same text.
+
+    Its only script is our own, which the page's policy names by its hash; the questions are data that no browser runs.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -107,6 +123,7 @@ def page(sections: Sequence[Section], runs: Table, left_out: Sequence[LeftOut], 
         lstrip_blocks=True,
         finalize=_shown,
     )
+    script = "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in SCRIPTS)
     comparisons = [section.comparison for section in sections]
     return environment.get_template(TEMPLATE).render(
         sections=sections,
@@ -119,6 +136,13 @@ def page(sections: Sequence[Section], runs: Table, left_out: Sequence[LeftOut], 
         any_miniature=any(section.miniature for section in sections),
         any_oracle=any(line.run.kind == "oracle" for section in sections for line in section.lines),
         any_timed=any(section.stages for section in sections),
+        any_joined=any(plot.name == "accuracy_ms" for section in sections for plot in section.plots),
+        overview=overview,
+        viewer=viewer,
+        most_pictures=most_pictures,
+        question_data=Markup(as_json(viewer.data)) if viewer else "",
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         mini_warning=MINI_WARNING,
         dummy_warning=DUMMY_WARNING,
         accent=ACCENT,
@@ -126,12 +150,18 @@ def page(sections: Sequence[Section], runs: Table, left_out: Sequence[LeftOut], 
         muted=MUTED,
         target=TARGET,
         data_uri=data_uri,
+        csv_uri=csv_uri,
     )
 
 
 def data_uri(plot: Plot) -> str:
     """The plot's SVG as an address that needs no file; apart from the page's own markup, so that ids do not clash."""
     return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode("ascii")
+
+
+def csv_uri(table: Table) -> str:
+    """The table's CSV as an address that needs no file."""
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(csv(table).encode("utf-8")).decode("ascii")
 
 
 def _shown(value: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,12 +14,18 @@ from typing import Any
 
 from PIL import Image
 
+from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.components import build
 from semclip_eval.report.runs import FinishedRun
 from semclip_eval.types import Question
 
 # Side of the longer side in pixels and JPEG quality, from the best to the smallest that still shows something.
 SIZES = ((640, 82), (560, 78), (480, 74), (400, 70), (320, 66), (240, 60))
+# Longer sides of the pictures of all questions, of which there are many.
+THUMBNAIL_SIDES = (448, 384, 320, 256, 192, 144)
+THUMBNAIL_QUALITY = 72
+# Base64 characters of a photograph at that quality for each pixel of a square on its longer side.
+CHARACTERS_A_PIXEL = 0.12
 # Width on the page, for which the labels' letters are sized.
 SHOWN_WIDTH = 340
 LETTER_HEIGHT = 12.5
@@ -51,13 +59,24 @@ class Images:
     def __init__(self, run: FinishedRun) -> None:
         with offline():
             try:
-                benchmark = build("benchmark", run.config["benchmark"])
-                self._questions: dict[str, Question] = {question.id: question for question in benchmark.questions()}
+                self._benchmark: Benchmark = build("benchmark", run.config["benchmark"])
+                questions = self._benchmark.questions()
+                self._questions: dict[str, Question] = {question.id: question for question in questions}
             except Exception as error:  # a class from outside may raise whatever it likes, the report goes on
                 raise ValueError(" ".join(str(error).split())) from error
         revision = run.row["dataset_revision"]
-        if benchmark.dataset_revision != revision:
-            raise ValueError(f"the data are at revision {benchmark.dataset_revision} now, the runs used {revision}")
+        now = self._benchmark.dataset_revision
+        if now != revision:
+            raise ValueError(f"the data are at revision {now} now, the runs used {revision}")
+
+    def prompt(self, question_id: str) -> str:
+        """The text that the model was asked, without its chat template; ValueError where that cannot be known."""
+        if question_id not in self._questions:
+            raise ValueError(f"the data have no question {question_id}")
+        try:
+            return str(self._benchmark.prompt(self._questions[question_id]).text)
+        except Exception as error:
+            raise ValueError(" ".join(str(error).split())) from error
 
     def load(self, question_id: str) -> Image.Image:
         """The whole image, RGB; ValueError where it cannot be read."""
@@ -68,6 +87,26 @@ class Images:
                 return self._questions[question_id].load_image()
             except Exception as error:
                 raise ValueError(" ".join(str(error).split())) from error
+
+
+class ImageSources:
+    """The images of several runs: each benchmark is read once, whoever asks for it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Images | ValueError] = {}
+
+    def of(self, run: FinishedRun) -> Images:
+        """The images of this run's questions; ValueError as `Images`."""
+        key = json.dumps([run.config["benchmark"], run.row["dataset_revision"]], sort_keys=True, default=str)
+        if key not in self._known:
+            try:
+                self._known[key] = Images(run)
+            except ValueError as error:
+                self._known[key] = error
+        images = self._known[key]
+        if isinstance(images, ValueError):
+            raise ValueError(str(images))
+        return images
 
 
 @contextmanager
@@ -147,6 +186,26 @@ def _place(
             min(max(letter, inside), size[1] - 0.3 * letter),
         )
     return (round(chosen[0], 2), round(chosen[1], 2)), room(chosen)
+
+
+def thumbnail(image: Image.Image, limit: int) -> str:
+    """A small version as base64 JPEG in at most about `limit` characters.
+
+    Begins with the side that a photograph usually needs for that, so that most images are encoded once, and makes each
+    size from the last.
+    """
+    small, encoded = image if image.mode == "RGB" else image.convert("RGB"), ""
+    usual = math.sqrt(limit / CHARACTERS_A_PIXEL)
+    for side in [side for side in THUMBNAIL_SIDES if side <= usual] or THUMBNAIL_SIDES[-1:]:
+        scale = min(1.0, side / max(small.size))
+        size = max(1, round(small.width * scale)), max(1, round(small.height * scale))
+        small = small.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        buffer = io.BytesIO()
+        small.save(buffer, format="JPEG", quality=THUMBNAIL_QUALITY)
+        encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+        if len(encoded) <= limit:
+            break
+    return encoded
 
 
 def _jpeg(image: Image.Image, limit: int) -> str:

@@ -1,79 +1,150 @@
-"""The plots: accuracy against visual tokens, hit rate and size of the target, latency by stage.
-
-Drawn small, so that their text stays readable on a phone; the same bytes for the same numbers.
-"""
+"""The plots: accuracy against what it costs, hit rate and size of the target, calibration of ψ, latency by stage."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from semclip_eval.report.comparisons import Comparison
+from semclip_eval.report.calibration import Calibration
+from semclip_eval.report.canvas import (
+    HEIGHT,
+    LEGEND_ROW,
+    LOG_RATIO,
+    Plot,
+    Point,
+    drawn,
+    figure_of,
+    legend,
+    legend_columns,
+    log_ticks,
+    points,
+    scatter,
+    shown_name,
+)
+from semclip_eval.report.comparisons import Comparison, Labelled
+from semclip_eval.report.joined import Timings
 from semclip_eval.report.lines import Line, timed_stages
-from semclip_eval.report.style import INK, MUTED, STAGE_COLOURS, Style
-from semclip_eval.report.table import decimal, percent
+from semclip_eval.report.style import INK, STAGE_COLOURS, Style
+from semclip_eval.report.table import count, decimal, percent
+from semclip_eval.results.pareto import front
 from semclip_eval.results.targets import TARGET_SIZE
 
-WIDTH, HEIGHT = 4.5, 3.8
-PNG_DPI = 200
-# Beyond this ratio of most to fewest tokens the few are told apart on a logarithmic axis only.
-LOG_RATIO = 8
-# Runs at the same place stand side by side, this many points apart.
-DODGE_POINTS = 8
-DODGE_PART = 0.02
 # A size with fewer questions than this has an interval that tells nothing.
 FEWEST_OF_A_SIZE = 10
-# Height in inches of one row of the legend.
-LEGEND_ROW = 0.2
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A finished plot. name: the end of its file names. alt: what it shows, in words and numbers."""
+def plots(
+    comparison: Comparison,
+    rows: Sequence[Line],
+    styles: Mapping[str, Style],
+    timings: Timings,
+    calibrations: Sequence[Calibration],
+) -> list[Plot]:
+    """The plots that the numbers allow: latencies in latency mode, otherwise accuracies of two runs or more.
 
-    name: str
-    title: str
-    alt: str
-    png: bytes
-    svg: str
-
-
-def plots(comparison: Comparison, rows: Sequence[Line], styles: Mapping[str, Style]) -> list[Plot]:
-    """The plots that the numbers allow: latencies in latency mode, otherwise accuracies of two runs or more."""
+    timings: latency runs of the same configurations; calibrations: of the runs whose ψ has one.
+    """
     if comparison.shared("mode") == "latency":
         found = [_latency_plot(rows)]
     else:
-        found = [_tokens_plot(rows, styles), _hits_plot(rows, styles), *_size_plots(rows, styles)]
+        found = [
+            *_cost_plots(rows, styles, timings),
+            _hits_plot(rows, styles),
+            *_size_plots(rows, styles),
+            _calibration_plot(calibrations, styles),
+        ]
     return [plot for plot in found if plot is not None]
 
 
-def _tokens_plot(rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None:
-    shown = [line for line in rows if _measured(line, "accuracy") and _measured(line, "visual_tokens_mean")]
+def _cost_plots(rows: Sequence[Line], styles: Mapping[str, Style], timings: Timings) -> list[Plot | None]:
+    """Accuracy against visual tokens, against forwards where any are spent, against ms where they were timed."""
+    tokens = _cost_plot(
+        "accuracy_tokens",
+        "Accuracy against visual tokens",
+        "visual tokens a question (mean)",
+        points(rows, lambda line: line.run.number("visual_tokens_mean")),
+        styles,
+        lambda cost: f"{decimal(cost)} tokens",
+    )
+    spent = points(rows, lambda line: line.run.number("forwards_mean"))
+    forwards = None
+    if any(point.place > 0 for point in spent):
+        forwards = _cost_plot(
+            "accuracy_forwards",
+            "Accuracy against forwards",
+            "VLM forwards a question, with the answer's own (mean)",
+            [Point(point.line, point.place + 1) for point in spent],
+            styles,
+            lambda cost: f"{decimal(cost, 1)} forwards",
+        )
+    milliseconds = _cost_plot(
+        "accuracy_ms",
+        "Accuracy against milliseconds",
+        f"ms a question (median, latency runs)\n{timings.machine}",
+        points(rows, lambda line: timings.milliseconds.get(line.run.id)),
+        styles,
+        lambda cost: f"{decimal(cost, 1)} ms",
+    )
+    return [tokens, forwards, milliseconds]
+
+
+def _cost_plot(
+    name: str,
+    title: str,
+    label: str,
+    shown: Sequence[Point],
+    styles: Mapping[str, Style],
+    told: Callable[[float], str],
+) -> Plot | None:
     if len(shown) < 2:
         return None
 
     def decorate(axes: Any) -> None:
-        tokens = [_value(line, "visual_tokens_mean") for line in shown]
-        axes.set_xlabel("visual tokens a question (mean)")
-        if max(tokens) > LOG_RATIO * min(tokens) > 0:
-            _log_ticks(axes, min(tokens), max(tokens))
-        front = _front(shown)
-        if len(front) > 1:
-            axes.plot(*zip(*front, strict=True), drawstyle="steps-post", color="#bdbdbd", linewidth=1.2, zorder=1)
+        costs = [point.place for point in shown]
+        axes.set_xlabel(label)
+        if max(costs) > LOG_RATIO * min(costs) > 0:
+            log_ticks(axes, min(costs), max(costs))
+        corners = pareto_front([(point.place, point.accuracy) for point in shown if point.line.run.kind != "oracle"])
+        if corners:
+            # On to the right end: whoever has more to spend still has the best of the cheaper ones.
+            steps = [*corners, (max(costs), corners[-1][1])]
+            places, heights = [cost for cost, _ in steps], [100 * accuracy for _, accuracy in steps]
+            axes.plot(places, heights, drawstyle="steps-post", color="#bdbdbd", linewidth=1.2, zorder=1)
 
-    alt = "; ".join(f"{_reads(line)} at {decimal(line.run.number('visual_tokens_mean'))} tokens" for line in shown)
-    return _scatter(
-        "accuracy_tokens", "Accuracy against visual tokens", alt, "visual_tokens_mean", shown, styles, decorate
+    alt = "; ".join(f"{_reads(point.line)} at {told(point.place)}" for point in shown)
+    return scatter(name, title, alt, shown, styles, decorate)
+
+
+def pareto_front(costs_and_accuracies: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, accuracy) those that no other one beats at the same cost or less, by cost, each once."""
+    return list(dict.fromkeys(costs_and_accuracies[place] for place in front(costs_and_accuracies)))
+
+
+def cost_plot(
+    name: str, unit: str, costs: Sequence[tuple[Line | Labelled, float | None]], styles: Mapping[str, Style]
+) -> Plot | None:
+    """Accuracy against what a question costs on average, with the Pareto front; None for fewer than two runs.
+
+    Runs whose accuracy or cost was not measured are left out; oracles are drawn, but no part of the front.
+    """
+    shown = [Point(line, cost) for line, cost in costs if cost is not None and line.run.number("accuracy") is not None]
+    return _cost_plot(
+        f"accuracy_{name}",
+        f"Accuracy against {unit}",
+        f"{unit} a question",
+        shown,
+        styles,
+        lambda cost: f"{count(cost)} {unit}",
     )
 
 
 def _hits_plot(rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None:
-    shown = [line for line in rows if _measured(line, "accuracy") and _measured(line, "hit_rate")]
+    def hit_rate(line: Line) -> float | None:
+        rate = line.run.number("hit_rate")
+        return None if rate is None else 100 * rate
+
+    shown = points(rows, hit_rate)
     if len(shown) < 2:
         return None
 
@@ -81,8 +152,8 @@ def _hits_plot(rows: Sequence[Line], styles: Mapping[str, Style]) -> Plot | None
         axes.set_xlabel("hit rate, %")
         axes.set_xlim(-4, 104)
 
-    alt = "; ".join(f"{_reads(line)} at a hit rate of {percent(line.run.number('hit_rate'))} %" for line in shown)
-    return _scatter("accuracy_hits", "Accuracy against hit rate", alt, "hit_rate", shown, styles, decorate)
+    alt = "; ".join(f"{_reads(point.line)} at a hit rate of {decimal(point.place, 1)} %" for point in shown)
+    return scatter("accuracy_hits", "Accuracy against hit rate", alt, shown, styles, decorate)
 
 
 def _size_plots(rows: Sequence[Line], styles: Mapping[str, Style]) -> list[Plot | None]:
@@ -103,11 +174,11 @@ def _size_plot(category: str, rows: Sequence[Line], styles: Mapping[str, Style])
     sizes = list(dict.fromkeys(size for line in shown for size, _ in points[line.run.id]))
     if len(sizes) < 3:
         return None
-    names = [line.name + (" (sees the boxes)" if line.run.kind == "oracle" else "") for line in shown]
-    columns = _legend_columns(names)
+    names = [shown_name(line) for line in shown]
+    columns = legend_columns(names)
     title = f"Accuracy by size of the target{f', {category}' if category else ''}"
     told = []
-    with _figure(HEIGHT + LEGEND_ROW * (len(names) / columns - 2)) as figure:
+    with figure_of(HEIGHT + LEGEND_ROW * (len(names) / columns - 2)) as figure:
         axes = figure.add_subplot()
         for name, line in zip(names, shown, strict=True):
             own = points[line.run.id]
@@ -136,130 +207,55 @@ def _size_plot(category: str, rows: Sequence[Line], styles: Mapping[str, Style])
         axes.set_xticks(range(len(sizes)), [size.removesuffix(" %") for size in sizes], fontsize=9)
         axes.set_xlabel("size of the smallest target, % of the image's side")
         axes.set_ylabel("accuracy, % (95 % interval)")
-        _legend(figure, columns)
+        legend(figure, columns)
         name = re.sub(r"[^A-Za-z0-9]+", "_", f"accuracy_size_{category}").rstrip("_")
-        return _drawn(figure, name, title, f"{title}, from {sizes[0]} to {sizes[-1]}: {'; '.join(told)}.")
+        return drawn(figure, name, title, f"{title}, from {sizes[0]} to {sizes[-1]}: {'; '.join(told)}.")
 
 
-def _scatter(
-    name: str,
-    title: str,
-    alt: str,
-    column: str,
-    shown: Sequence[Line],
-    styles: Mapping[str, Style],
-    decorate: Callable[[Any], None],
-) -> Plot:
-    """Accuracies with their intervals over a column of summary.csv; `decorate` sets up the horizontal axis."""
-    from matplotlib.transforms import ScaledTranslation
-
-    scale = 100.0 if column == "hit_rate" else 1.0
-    names = [line.name + (" (sees the boxes)" if line.run.kind == "oracle" else "") for line in shown]
-    columns = _legend_columns(names)
-    with _figure(HEIGHT + LEGEND_ROW * (len(names) / columns - 2)) as figure:
+def _calibration_plot(calibrations: Sequence[Calibration], styles: Mapping[str, Style]) -> Plot | None:
+    if not calibrations:
+        return None
+    names = [calibration.line.name for calibration in calibrations]
+    columns = legend_columns(names)
+    title = "Hit rate by the margin of ψ"
+    told = []
+    with figure_of(HEIGHT + LEGEND_ROW * (len(names) / columns - 2)) as figure:
         axes = figure.add_subplot()
-        decorate(axes)
-        places = [scale * _value(line, column) for line in shown]
-        for name_shown, line, place, shift in zip(names, shown, places, _dodge(places), strict=True):
-            style = styles[line.run.id]
-            accuracy = 100 * _value(line, "accuracy")
-            low, high = line.run.number("accuracy_ci_low"), line.run.number("accuracy_ci_high")
-            interval = (
-                [[accuracy - 100 * low], [100 * high - accuracy]] if low is not None and high is not None else None
-            )
+        for name, calibration in zip(names, calibrations, strict=True):
+            style = styles[calibration.line.run.id]
+            rates = [100 * group.hit_rate for group in calibration.groups]
+            ends = [group.hit_interval for group in calibration.groups]
             axes.errorbar(
-                [place],
-                [accuracy],
-                yerr=interval,
-                fmt=style.mark,
+                range(1, len(rates) + 1),
+                rates,
+                yerr=[
+                    [rate - 100 * low for rate, (low, _) in zip(rates, ends, strict=True)],
+                    [100 * high - rate for rate, (_, high) in zip(rates, ends, strict=True)],
+                ],
+                fmt=f"{style.mark}-",
                 color=style.colour,
-                markerfacecolor="white" if style.hollow else style.colour,
-                markersize=7,
-                elinewidth=1.3,
-                capsize=2.5,
-                label=name_shown,
-                transform=axes.transData + ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans),
-                zorder=3,
+                markersize=6,
+                linewidth=1.2,
+                elinewidth=1,
+                capsize=2,
+                label=name,
             )
-        _accuracy_axis(axes, shown)
-        _legend(figure, columns)
-        return _drawn(figure, name, title, f"{title}. {alt}.")
-
-
-def _accuracy_axis(axes: Any, shown: Sequence[Line]) -> None:
-    chance = shown[0].run.number("chance_accuracy")
-    ends = [
-        100 * value
-        for line in shown
-        for column in ("accuracy_ci_low", "accuracy_ci_high", "accuracy")
-        if (value := line.run.number(column)) is not None
-    ]
-    if chance is not None:
-        ends.append(100 * chance)
-        axes.axhline(100 * chance, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
-        # Outside, where no interval runs through it.
-        axes.annotate(
-            "chance",
-            (1, 100 * chance),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            color=MUTED,
-            fontsize=9,
+            told.append(f"{name} " + ", ".join(f"{rate:.1f}" for rate in rates))
+        axes.set_ylim(-4, 104)
+        axes.set_xticks(range(1, len(calibrations[0].groups) + 1))
+        axes.set_xlabel("fifth of the questions, from small to large margin")
+        axes.set_ylabel("hit rate, % (95 % interval)")
+        legend(figure, columns)
+        return drawn(
+            figure, "psi_margin", title, f"{title}, from the smallest to the largest fifth: {'; '.join(told)}."
         )
-    pad = 0.06 * max(10.0, max(ends) - min(ends))
-    axes.set_ylim(max(-2.0, min(ends) - pad), min(102.0, max(ends) + pad))
-    axes.set_ylabel("accuracy, % (95 % interval)")
-
-
-def _front(shown: Sequence[Line]) -> list[tuple[float, float]]:
-    """Tokens and accuracy of the runs that no other one beats with as few tokens; oracles are no methods."""
-    points = sorted(
-        (_value(line, "visual_tokens_mean"), -100 * _value(line, "accuracy"))
-        for line in shown
-        if line.run.kind != "oracle"
-    )
-    front: list[tuple[float, float]] = []
-    for tokens, negative in points:
-        if not front or -negative > front[-1][1]:
-            front.append((tokens, -negative))
-    most = max((_value(line, "visual_tokens_mean") for line in shown), default=0.0)
-    return [*front, (most, front[-1][1])] if front else []
-
-
-def _log_ticks(axes: Any, least: float, most: float) -> None:
-    """A logarithmic axis with ticks at 1, 2 and 5 of every power of ten, as plain numbers."""
-    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
-
-    axes.set_xscale("log")
-    ticks = [digit * 10**power for power in range(8) for digit in (1, 2, 5)]
-    axes.set_xlim(least / 1.35, most * 1.35)
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if least / 1.35 <= tick <= most * 1.35]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _dodge(places: Sequence[float]) -> list[float]:
-    """Horizontal shifts in points that put runs at (nearly) the same place side by side."""
-    near = DODGE_PART * (max(places) - min(places))
-    groups: dict[float, list[int]] = defaultdict(list)
-    for index in sorted(range(len(places)), key=lambda index: places[index]):
-        start = next((start for start in groups if abs(places[index] - start) <= near), places[index])
-        groups[start].append(index)
-    shifts = [0.0] * len(places)
-    for members in groups.values():
-        for rank, index in enumerate(sorted(members)):
-            shifts[index] = DODGE_POINTS * (rank - (len(members) - 1) / 2)
-    return shifts
 
 
 def _latency_plot(rows: Sequence[Line]) -> Plot | None:
     shown = [line for line in rows if line.latency]
     if not shown:
         return None
-    with _figure(1.4 + 0.36 * len(shown)) as figure:
+    with figure_of(1.4 + 0.36 * len(shown)) as figure:
         axes = figure.add_subplot()
         names = [line.name for line in shown]
         left = [0.0] * len(shown)
@@ -274,71 +270,10 @@ def _latency_plot(rows: Sequence[Line]) -> Plot | None:
         axes.set_xlim(left=0)
         axes.set_xlabel("ms a question (median of each stage)")
         axes.grid(visible=False, axis="y")
-        _legend(figure, columns=4)
+        legend(figure, columns=4)
         alt = "; ".join(f"{line.name} {decimal(line.latency.get('e2e_ms_p50'), 1)} ms" for line in shown)
-        return _drawn(figure, "latency", "Latency by stage", f"Latency by stage. End to end at the median: {alt}.")
+        return drawn(figure, "latency", "Latency by stage", f"Latency by stage. End to end at the median: {alt}.")
 
 
-def _legend_columns(names: Sequence[str]) -> int:
-    longest = max(len(name) for name in names)
-    return 3 if longest <= 14 else 2 if longest <= 26 else 1
-
-
-def _legend(figure: Any, columns: int) -> None:
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9.5, handletextpad=0.5)
-
-
-@contextmanager
-def _figure(height: float) -> Iterator[Any]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_rc()):
-        yield Figure(figsize=(WIDTH, height), layout="constrained")
-
-
-def _rc() -> dict[str, Any]:
-    return {
-        "font.family": "sans-serif",
-        # The first ships with matplotlib, so the layout is the same everywhere; the others are for whoever lacks it.
-        "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial"],
-        "font.size": 10.5,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "axes.linewidth": 0.8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#e8e8e8",
-        "grid.linewidth": 0.7,
-        "text.color": INK,
-        # Names come from data: a dollar sign in one is a dollar sign.
-        "text.parse_math": False,
-        "text.usetex": False,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "semclip-eval",
-    }
-
-
-def _drawn(figure: Any, name: str, title: str, alt: str) -> Plot:
-    png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
-    return Plot(name, title, alt, png.getvalue(), svg.getvalue())
-
-
-def _reads(line: Line) -> str:
+def _reads(line: Line | Labelled) -> str:
     return f"{line.name} {percent(line.run.number('accuracy'))} %"
-
-
-def _measured(line: Line, column: str) -> bool:
-    return line.run.number(column) is not None
-
-
-def _value(line: Line, column: str) -> float:
-    value = line.run.number(column)
-    assert value is not None
-    return value

@@ -20,6 +20,9 @@ from semclip_eval.results.summary import (
     read_rows,
 )
 
+# Without these a row cannot be placed; any other column that a file lacks was not measured.
+ESSENTIAL = ("run_id", "profile", "benchmark", "protocol", "model", "selector", "mode", "n", "n_error", "accuracy")
+ESSENTIAL_OF_CATEGORIES = ("breakdown", "category", "n", "accuracy")
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 # profile/benchmark/model/selector/run_id
@@ -137,10 +140,13 @@ def _read_run(folder: Path) -> FinishedRun:
     categories = read_rows(folder / CATEGORIES)
     config = read_yaml(folder / CONFIG)
     environment = read_json(folder / ENVIRONMENT)
-    if len(rows) != 1 or any(column not in rows[0] for column in SUMMARY_NAMES):
-        raise DataError(f"{folder / SUMMARY}: is not one row with all columns of this version of semclip-eval.")
-    if any(column not in row for row in categories for column in CATEGORY_NAMES):
-        raise DataError(f"{folder / CATEGORIES}: lacks columns of this version of semclip-eval.")
+    if len(rows) != 1 or any(column not in rows[0] for column in ESSENTIAL):
+        raise DataError(f"{folder / SUMMARY}: is not one row with the columns {', '.join(ESSENTIAL)}.")
+    if any(column not in row for row in categories for column in ESSENTIAL_OF_CATEGORIES):
+        raise DataError(f"{folder / CATEGORIES}: lacks one of the columns {', '.join(ESSENTIAL_OF_CATEGORIES)}.")
+    # A run of an earlier version has not measured what came later.
+    rows = [dict.fromkeys(SUMMARY_NAMES, "") | row for row in rows]
+    categories = [dict.fromkeys(CATEGORY_NAMES, "") | row for row in categories]
     sections = ("benchmark", "model", "selector", "run")
     if not isinstance(config, Mapping) or not all(isinstance(config.get(name), Mapping) for name in sections):
         raise DataError(f"{folder / CONFIG}: must hold the sections {', '.join(sections)}.")
@@ -156,7 +162,7 @@ def _read_run(folder: Path) -> FinishedRun:
 
 
 def _nothing(results: Path, left_out: Sequence[LeftOut]) -> str:
-    elsewhere = sorted(path.parent for path in results.rglob(ROLL_UP))
+    elsewhere = sorted(path.parent for path in results.rglob(ROLL_UP) if path.parent != results)
     above = [folder for folder in results.resolve().parents if (folder / ROLL_UP).is_file()]
     if elsewhere or above:
         return f"{results}: holds no finished run itself. Did you mean {[*elsewhere, *above][0]}?"

@@ -10,15 +10,20 @@ from semclip_eval.console import notice, out
 from semclip_eval.errors import ConfigError
 from semclip_eval.report import table as tables
 from semclip_eval.report.breakdowns import breakdown_tables, measure_table
+from semclip_eval.report.calibration import calibration_table, calibrations
 from semclip_eval.report.comparisons import comparisons
 from semclip_eval.report.contents import main_table, run_table, stage_table
 from semclip_eval.report.gallery import galleries
+from semclip_eval.report.joined import timings
 from semclip_eval.report.lines import lines
+from semclip_eval.report.overview import overview_table
 from semclip_eval.report.page import Section, page
+from semclip_eval.report.pictures import ImageSources
 from semclip_eval.report.plots import plots
 from semclip_eval.report.runs import LeftOut, read_results
 from semclip_eval.report.style import styles
 from semclip_eval.report.table import Table
+from semclip_eval.report.viewer import PICTURES, viewer
 
 PAGE = "report.html"
 GALLERY = 12
@@ -33,12 +38,25 @@ def run_report(arguments: list[str]) -> int:
     parser.add_argument("results_dir", type=Path, help="the run.output_dir of the runs (results by default)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: RESULTS_DIR/report)")
     parser.add_argument(
-        "--gallery", type=int, default=GALLERY, metavar="N", help=f"questions shown a comparison (default {GALLERY})"
+        "--gallery",
+        type=int,
+        default=GALLERY,
+        metavar="N",
+        help=f"questions in each comparison's gallery (default {GALLERY})",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=PICTURES,
+        metavar="N",
+        help=f"most images among all questions, whose texts are always there (default {PICTURES})",
     )
     chosen = parser.parse_args(arguments)
     if chosen.gallery < 0:
         raise ConfigError(f"--gallery {chosen.gallery}: must be 0 or more.")
-    files, left_out = report(chosen.results_dir, chosen.gallery)
+    if chosen.pictures < 0:
+        raise ConfigError(f"--pictures {chosen.pictures}: must be 0 or more.")
+    files, left_out = report(chosen.results_dir, chosen.gallery, chosen.pictures)
     folder = chosen.output or chosen.results_dir / "report"
     write(folder, files)
     for folder_left in left_out:
@@ -49,17 +67,22 @@ def run_report(arguments: list[str]) -> int:
     return 0
 
 
-def report(results: Path, gallery: int = GALLERY) -> tuple[dict[str, bytes], Sequence[LeftOut]]:
+def report(
+    results: Path, gallery: int = GALLERY, pictures: int = PICTURES
+) -> tuple[dict[str, bytes], Sequence[LeftOut]]:
     """The report's files by their names relative to its folder, and the run folders that it leaves out.
 
-    The same results give the same bytes. `gallery` is the number of questions shown for each comparison. Raises
-    ConfigError where `results` holds no finished run.
+    The same results give the same bytes. `gallery` is the number of questions in the gallery of each comparison,
+    `pictures` the most images among all questions. Raises ConfigError where `results` holds no finished run.
     """
     runs, left_out = read_results(results)
     found = comparisons(runs)
     marks = styles(found)
     rows = [lines(comparison) for comparison in found]
-    shown = galleries(list(zip(found, rows, strict=True)), gallery)
+    together = list(zip(found, rows, strict=True))
+    sources = ImageSources()
+    shown = galleries(together, gallery, sources)
+    calibrated = [calibrations(comparison, run_lines) for comparison, run_lines in together]
     sections = [
         Section(
             comparison=comparison,
@@ -68,14 +91,18 @@ def report(results: Path, gallery: int = GALLERY) -> tuple[dict[str, bytes], Seq
             measures=measure_table(comparison, run_lines),
             breakdowns=breakdown_tables(comparison, run_lines),
             stages=stage_table(comparison, run_lines),
-            plots=tuple(plots(comparison, run_lines, marks)),
+            calibration=calibration_table(comparison, margins),
+            plots=tuple(plots(comparison, run_lines, marks, timings(comparison, runs), margins)),
             gallery=looked_at,
         )
-        for comparison, run_lines, looked_at in zip(found, rows, shown, strict=True)
+        for (comparison, run_lines), looked_at, margins in zip(together, shown, calibrated, strict=True)
     ]
-    runs_table = run_table(found)
-    files: dict[str, bytes] = {PAGE: page(sections, runs_table, left_out, marks).encode()}
-    files |= _table_files(runs_table.name, runs_table)
+    runs_table, overview = run_table(found), overview_table(together)
+    questions = viewer(together, marks, sources, pictures)
+    text = page(sections, runs_table, left_out, marks, overview, questions, pictures)
+    files: dict[str, bytes] = {PAGE: text.encode()}
+    for table in (runs_table, overview):
+        files |= _table_files(table.name, table) if table is not None else {}
     for section in sections:
         slug = section.comparison.slug
         for table in section.tables:

@@ -114,6 +114,7 @@ SUMMARY_COLUMNS = (
     _latency("select_vlm", "median of the VLM's part of `select`"),
     _latency("prune", "median of choosing and dropping visual tokens"),
     Column("psi_training", "text", "data", "what ψ has learned from (`train-psi`); empty for weights as published"),
+    Column("workers", "count", "config", "workers of the last session; `questions_per_s` is that of all of them"),
     Column("e2e_ms_p25", "ms", "clock", "25th percentile of the whole question", "E2E p25, ms"),
     Column("e2e_ms_p75", "ms", "clock", "its 75th percentile; less the 25th: the interquartile range", "E2E p75, ms"),
     _latency("psi_crop", "median of cutting and resizing the candidates for ψ, a part of `select`", "ψ crop p50, ms"),
@@ -155,6 +156,7 @@ HEADINGS = {column.name: column.heading or column.name.replace("_", " ") for col
 NUMERIC_NAMES = frozenset(
     column.name for column in (*SUMMARY_COLUMNS, *CATEGORY_COLUMNS) if column.unit not in ("text", "flag")
 )
+FLAG_NAMES = frozenset(column.name for column in SUMMARY_COLUMNS if column.unit == "flag")
 TEXT_NAMES = tuple(column.name for column in SUMMARY_COLUMNS if column.unit == "text")
 
 

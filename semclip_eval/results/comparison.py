@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from semclip_eval.components import build
 from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalError
-from semclip_eval.files import read_yaml
+from semclip_eval.files import read_yaml, shown
+from semclip_eval.json_output import print_json
 from semclip_eval.results.records import SAMPLES, read_samples
 from semclip_eval.results.summary import SUMMARY, read_summary
 from semclip_eval.scoring.statistics import Interval, mcnemar_exact, paired_interval
@@ -98,8 +99,13 @@ def run_compare(arguments: list[str]) -> int:
         help="the run that the others are compared with, by its selector or folder (default: no_crop where there is "
         "one, else the first)",
     )
+    parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
     chosen = parser.parse_args(arguments)
-    render(compare(chosen.folders, chosen.reference), out)
+    comparison = compare(chosen.folders, chosen.reference)
+    if chosen.json:
+        print_json(as_json(comparison))
+    else:
+        render(comparison, out)
     return 0
 
 
@@ -115,7 +121,7 @@ def compare(run_folders: Sequence[Path], reference: str | None = None) -> Compar
     chosen = _reference(runs, reference)
     others = [run for run in runs if run is not chosen]
     for other in others:
-        _refuse_different(chosen, other)
+        refuse_different(chosen, other)
     return Comparison(chosen, tuple(paired(chosen, other) for other in others))
 
 
@@ -166,7 +172,8 @@ def _benchmark(path: Path) -> Benchmark:
     return benchmark
 
 
-def _refuse_different(reference: Run, other: Run) -> None:
+def refuse_different(reference: Run, other: Run) -> None:
+    """RunFailed where the two are not over the same questions, put and scored in the same way."""
     for column in SAME_COLUMNS:
         if reference.row[column] != other.row[column]:
             raise RunFailed(
@@ -315,6 +322,41 @@ def render(comparison: Comparison, console: Console) -> None:
         "reference.",
         style="dim",
     )
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain values: fractions as fractions, a run after the other in the order given."""
+    reference = comparison.reference
+    names = _names([reference, *(pair.other for pair in comparison.pairs)])
+    return {
+        **{column: reference.row[column] for column in SAME_COLUMNS},
+        "reference": _named(names[0], reference),
+        "runs": [
+            {
+                **_named(name, pair.other),
+                "n": pair.n,
+                "n_left_out": pair.n_left_out,
+                "n_units": pair.n_units,
+                "n_clusters": pair.n_clusters,
+                "reference_accuracy": pair.reference_accuracy,
+                "accuracy": pair.other_accuracy,
+                "difference": pair.other_accuracy - pair.reference_accuracy,
+                "difference_ci_low": None if pair.difference is None else pair.difference.low,
+                "difference_ci_high": None if pair.difference is None else pair.difference.high,
+                "only_reference": pair.only_reference,
+                "only_run": pair.only_other,
+                "p": pair.p,
+                "p_takes_units_as_independent": pair.p is not None and pair.n_clusters < pair.n_units,
+                "visual_tokens_ratio": pair.visual_tokens_ratio,
+            }
+            for name, pair in zip(names[1:], comparison.pairs, strict=True)
+        ],
+    }
+
+
+def _named(name: str, run: Run) -> dict[str, Any]:
+    columns = ("selector", "model", "run_id")
+    return {"name": name, **{column: run.row.get(column) or None for column in columns}, "run_dir": shown(run.folder)}
 
 
 def _difference(pair: Pair) -> str:

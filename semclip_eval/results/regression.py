@@ -12,11 +12,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from semclip_eval.console import out
 from semclip_eval.errors import ConfigError, DataError
+from semclip_eval.files import shown
+from semclip_eval.json_output import number, print_json
+from semclip_eval.results.junit import write_junit
 from semclip_eval.results.records import output_error, write_atomically
 from semclip_eval.results.summary import (
     SUMMARY,
@@ -39,14 +43,22 @@ TOLERANCE = 0.03
 
 @dataclass(frozen=True)
 class Finding:
-    """One number of the baseline beside the run's; `measured` is None where the run does not have it."""
+    """One number of the baseline beside the run's; `measured` is None where the run does not have it.
 
-    run: str
+    key: the baseline's cells that name the run (`KEYS`).
+    """
+
+    key: Mapping[str, str]
     category: str
     quantity: str
     expected: float
     tolerance: float
     measured: float | None
+
+    @property
+    def run(self) -> str:
+        """The run in a few words."""
+        return " ".join(self.key[name] for name in ("benchmark", "protocol", "selector", "crops") if self.key[name])
 
     @property
     def agrees(self) -> bool:
@@ -62,19 +74,54 @@ def run_regress(arguments: list[str]) -> int:
     parser.add_argument("run_dir", type=Path, help="the folder of one run, or a results folder with several")
     parser.add_argument("baseline", type=Path, help="the CSV with the expected numbers and their tolerances")
     parser.add_argument("--write", action="store_true", help="write the baseline from the runs instead of comparing")
+    parser.add_argument("--junit", metavar="FILE", type=Path, help="write JUnit XML, a test case a number, for a CI")
+    parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
     chosen = parser.parse_args(arguments)
+    if chosen.write and chosen.junit is not None:
+        raise ConfigError("--junit: --write compares nothing; leave one of the two out.")
     folders = run_folders(chosen.run_dir)
     if chosen.write:
         write_baseline(folders, chosen.baseline)
-        out.print(f"{chosen.baseline}: {len(folders)} runs written", highlight=False)
+        if chosen.json:
+            print_json({"baseline": shown(chosen.baseline), "runs_written": len(folders)})
+        else:
+            out.print(f"{chosen.baseline}: {len(folders)} runs written", highlight=False)
         return 0
     findings = check(folders, read_baseline(chosen.baseline), single=(chosen.run_dir / SUMMARY).is_file())
     moved = [finding for finding in findings if not finding.agrees]
+    if chosen.junit is not None:
+        write_junit(chosen.junit, findings)
+    if chosen.json:
+        print_json(as_json(chosen.baseline, findings))
+        return 1 if moved else 0
     if not moved:
         out.print(f"{len(findings)} numbers agree with {chosen.baseline}", highlight=False, soft_wrap=True)
         return 0
     out.print(_table(moved, f"{len(moved)} of {len(findings)} numbers do not agree with {chosen.baseline}"))
     return 1
+
+
+def as_json(baseline: Path, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Every number of the baseline beside the one measured, those that agree too."""
+    return {
+        "baseline": shown(baseline),
+        "agrees": all(finding.agrees for finding in findings),
+        "n": len(findings),
+        "n_moved": sum(not finding.agrees for finding in findings),
+        "numbers": [
+            {
+                **{name: cell or None for name, cell in finding.key.items() if name not in ("seed", "n")},
+                **{name: number(finding.key[name]) for name in ("seed", "n")},
+                "category": finding.category,
+                "quantity": finding.quantity,
+                "expected": finding.expected,
+                "tolerance": finding.tolerance,
+                "measured": finding.measured,
+                "agrees": finding.agrees,
+            }
+            for finding in findings
+        ],
+    }
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -94,15 +141,13 @@ def read_baseline(path: Path) -> list[dict[str, str]]:
     rows = read_rows(path)
     if not rows:
         raise DataError(f"{path}: holds no rows, so it could never disagree.")
-    for number, row in enumerate(rows, start=2):
+    for line, row in enumerate(rows, start=2):
         missing = [column for column in COLUMNS if row.get(column) is None]
         if missing:
-            raise DataError(f"{path}, line {number}: has no column {missing[0]!r}.")
+            raise DataError(f"{path}, line {line}: has no column {missing[0]!r}.")
         for column in ("value", "tolerance"):
-            try:
-                float(row[column])
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: {column}={row[column]!r} is not a number.") from error
+            if number(row[column]) is None:
+                raise DataError(f"{path}, line {line}: {column}={row[column]!r} is not a number.")
     return rows
 
 
@@ -129,17 +174,24 @@ def check(folders: Sequence[Path], baseline: Sequence[Mapping[str, str]], single
         text = measured.get(_key(expected), {}).get(expected["category"], {}).get(expected["quantity"], "")
         findings.append(
             Finding(
-                run=" ".join(
-                    expected[name] for name in ("benchmark", "protocol", "selector", "crops") if expected[name]
-                ),
+                key={name: expected[name] for name in KEYS},
                 category=expected["category"],
                 quantity=expected["quantity"],
                 expected=float(expected["value"]),
                 tolerance=float(expected["tolerance"]),
-                measured=float(text) if text else None,
+                measured=_measured(text, expected["quantity"]),
             )
         )
     return findings
+
+
+def _measured(cell: str, quantity: str) -> float | None:
+    if not cell:
+        return None
+    value = number(cell)
+    if value is None:
+        raise DataError(f"The baseline's quantity {quantity!r} is {cell!r} in the run, which is not a number.")
+    return float(value)
 
 
 def write_baseline(folders: Sequence[Path], path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from rich.table import Table
 from semclip_eval.components import did_you_mean
 from semclip_eval.console import notice, out
 from semclip_eval.errors import ConfigError
+from semclip_eval.files import shown
+from semclip_eval.json_output import print_json, typed_row
 from semclip_eval.results.records import SAMPLES, read_samples
-from semclip_eval.results.summary import SUMMARY, is_hit
+from semclip_eval.results.summary import CATEGORIES, SUMMARY, is_hit, read_rows, read_summary
 from semclip_eval.results.table import run_table
 
 FIRST_ERRORS = 5
@@ -26,6 +28,7 @@ def run_show(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="semclip-eval show", description="One run, or one question of it.")
     parser.add_argument("run_dir", type=Path, help="the folder of a run (the last line that the run printed)")
     parser.add_argument("--question", metavar="ID", help="show this question instead of the table")
+    parser.add_argument("--json", action="store_true", help="print JSON (docs/json.md)")
     chosen = parser.parse_args(arguments)
     folder: Path = chosen.run_dir
     if not (folder / SAMPLES).is_file():
@@ -36,14 +39,38 @@ def run_show(arguments: list[str]) -> int:
         if chosen.question not in by_id:
             hint = did_you_mean(chosen.question, by_id)
             raise ConfigError(f"--question {chosen.question}: not among the {len(by_id)} questions of {folder}.{hint}")
-        show_question(by_id[chosen.question])
+        record = by_id[chosen.question]
+        if chosen.json:
+            print_json({"run_dir": shown(folder), "question": record | {"hit": is_hit(record)}})
+        else:
+            show_question(record)
         return 0
-    if (folder / SUMMARY).is_file():
-        run_table(folder)
-    else:
+    finished = (folder / SUMMARY).is_file()
+    if not finished:
         notice(f"This run is not finished: {len(records)} questions so far. The command that started it goes on.")
+    if chosen.json:
+        print_json(as_json(folder, records, finished))
+        return 0
+    if finished:
+        run_table(folder)
     _show_errors(records)
     return 0
+
+
+def as_json(folder: Path, records: Sequence[Mapping[str, Any]], finished: bool) -> dict[str, Any]:
+    """The run's row and its rows by category as values, and every question that ended in an error."""
+    errors = [record for record in records if record["status"] == "error"]
+    return {
+        "run_dir": shown(folder),
+        "finished": finished,
+        "n_records": len(records),
+        "summary": typed_row(read_summary(folder)) if finished else None,
+        "categories": [typed_row(row) for row in read_rows(folder / CATEGORIES)] if finished else [],
+        "errors": [
+            {"question_id": record["question_id"], **{name: record["error"][name] for name in ("type", "message")}}
+            for record in errors
+        ],
+    }
 
 
 def show_question(record: Mapping[str, Any]) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
+# Quantiles of the normal distribution: a two-sided test at 5 %, and a power of 80 %.
+Z_ALPHA, Z_POWER = 1.959964, 0.841621
+
 
 class Interval(NamedTuple):
     """A mean and the two ends of its interval."""
@@ -48,6 +51,85 @@ def mcnemar_exact(b: int, c: int) -> float:
     if b < 0 or c < 0:
         raise ValueError(f"discordant counts {b} and {c}")
     return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p of every test, in the order given: at most alpha where his step-down procedure rejects.
+
+    With m tests and p sorted, the i-th smallest becomes the largest of (m - j + 1) p_j over j <= i, at most 1. It keeps
+    the chance of one false rejection or more at alpha, however the tests depend on each other. Holm, Scandinavian
+    Journal of Statistics 6 (1979) 65-70.
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p values outside of 0 and 1: {p_values}")
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def mcnemar_power(n: int, discordant: float, difference: float, level: float = 0.05) -> float:
+    """The chance that `mcnemar_exact` on n pairs is at most `level`, exactly.
+
+    discordant: the share of pairs that differ, in the population; difference: of the two accuracies, at most
+    `discordant`. The number of discordant pairs is binomial(n, discordant); given m of them, those in favour of one run
+    are binomial(m, (1 + difference / discordant) / 2), and the test rejects where either tail holds few enough: the
+    unconditional power of Connor, Biometrics 43 (1987) 207-211, without his normal approximation.
+    """
+    import numpy as np
+    from scipy.special import bdtr, gammaln, xlog1py, xlogy
+
+    if n < 1 or not 0 <= abs(difference) <= discordant <= 1:
+        raise ValueError(f"{n} pairs, {discordant} of them discordant, difference {difference}")
+    if discordant == 0:
+        return 0.0
+    m = np.arange(n + 1)
+    weights = np.exp(
+        gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1) + xlogy(m, discordant) + xlog1py(n - m, -discordant)
+    )
+    likely = weights > 1e-14
+    m, weights = m[likely], weights[likely]
+    # The largest count of the rarer side with which m pairs reject; -1 where none does.
+    z = NormalDist().inv_cdf(level / 2)
+    most = np.maximum(np.floor((m + z * np.sqrt(m)) / 2), -1.0)
+    while (more := 2 * bdtr(np.minimum(most + 1, m), m, 0.5) <= level).any():
+        most[more] += 1
+    while (fewer := (most >= 0) & (2 * bdtr(np.maximum(most, 0), m, 0.5) > level)).any():
+        most[fewer] -= 1
+    favour = (1 + difference / discordant) / 2
+    rejected = bdtr(np.maximum(most, 0), m, favour) + bdtr(np.maximum(most, 0), m, 1 - favour)
+    return float((weights * np.where(most >= 0, rejected, 0.0)).sum())
+
+
+def detectable_difference(n: int, discordant: float, level: float = 0.05, power: float = 0.8) -> float | None:
+    """The smallest difference of two accuracies that `mcnemar_exact` on n pairs finds with this power.
+
+    By bisection of `mcnemar_power`, to 1e-5. None where even the largest one, all discordant pairs in favour of one
+    run, is found less often.
+    """
+    if not 0 < discordant <= 1 or mcnemar_power(n, discordant, discordant, level) < power:
+        return None
+    low, high = 0.0, discordant
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        if mcnemar_power(n, discordant, middle, level) < power:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def questions_needed(difference: float, discordant: float) -> int | None:
+    """Questions for a paired test at 5 % to find `difference` with 80 % power, where `discordant` of the pairs differ.
+
+    n = (z_a sqrt(d) + z_b sqrt(d - D^2))^2 / D^2 (Connor, Biometrics 43 (1987) 207-211). None for no difference.
+    """
+    if difference == 0 or discordant <= 0:
+        return None
+    spread = max(discordant - difference**2, 0.0)
+    return math.ceil((Z_ALPHA * math.sqrt(discordant) + Z_POWER * math.sqrt(spread)) ** 2 / difference**2)
 
 
 def bounded_mean_interval(

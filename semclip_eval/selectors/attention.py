@@ -10,27 +10,23 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from semclip_eval.checks import require_member, whole_number
-from semclip_eval.crops import Grid
 from semclip_eval.errors import ConfigError
-from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.relevance.base import PatchMap
 from semclip_eval.selectors.base import SelectionInput, Selector, with_overview
+from semclip_eval.selectors.maps import array, coarse, in_image, joined, tiles_of
 from semclip_eval.selectors.tools import SelectorVLM, Tools
 from semclip_eval.selectors.windows import adaptive_window, best_candidate, regular_map
-from semclip_eval.types import Box, Request, Selection, TraceStep
+from semclip_eval.types import Request, Selection, TraceStep
 
 MAPS = ("raw", "ratio", "difference", "laser", "gradient", "entropy_gradient")
 COMPARED = ("ratio", "difference", "laser")
 BOXES = ("window", "candidate")
 QUERIES = ("last", "text")
-# A map in the records has at most this many cells a side.
-MOST_CELLS = 16
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class Attention(Selector):
         width, height = item.image.size
         relevance = self._map(item, vlm)
         cells = regular_map(relevance, width, height)
-        steps = [TraceStep("map", box, value) for box, value in _coarse(cells, width, height)]
+        steps = [TraceStep("map", box, value) for box, value in coarse(cells, width, height)]
         if self.box == "window":
             crop = adaptive_window(cells, width, height, self.side)
         else:
@@ -110,35 +106,29 @@ class Attention(Selector):
 
     def _map(self, item: SelectionInput, vlm: SelectorVLM) -> PatchMap:
         """The map over the whole image, in its pixels."""
-        tiles = self._tiles(*item.image.size)
+        tiles = tiles_of(*item.image.size, self.over)
         pictures = [item.image.crop(tile) for tile in tiles] if len(tiles) > 1 else [item.image]
         parts = [
-            _in_image(values, vlm.token_boxes([picture.size])[0], tile)
+            in_image(values, vlm.token_boxes([picture.size])[0], tile)
             for values, picture, tile in zip(self._values(item, pictures, vlm), pictures, tiles, strict=True)
         ]
-        return PatchMap(np.concatenate([part.boxes for part in parts]), np.concatenate([part.scores for part in parts]))
-
-    def _tiles(self, width: int, height: int) -> tuple[Box, ...]:
-        if self.over == 0:
-            return (Box(0, 0, width, height),)
-        rows = math.ceil(height / self.over)
-        return Grid("tiles", rows, max(1, rows * width // height)).candidates(width, height)
+        return joined(parts)
 
     def _values(self, item: SelectionInput, pictures: Sequence[Image.Image], vlm: SelectorVLM) -> list[np.ndarray]:
         """A value for each visual token of each picture."""
         asked = [self._request(item, picture, item.text) for picture in pictures]
         if self.map == "entropy_gradient":
             gradients = vlm.gradients(asked, "entropy", features=True)
-            return [_array(each.features.norm(dim=-1)) for each in gradients]
+            return [array(each.features.norm(dim=-1)) for each in gradients]
         if self.map == "gradient":
             return [
-                _array((each.attention_weights * each.attention.clamp(min=0))[0].mean(0))
+                array((each.attention_weights * each.attention.clamp(min=0))[0].mean(0))
                 for each in vlm.gradients(asked, "argmax", layers=[self.layer])
             ]
         layers = list(range(vlm.layers)) if self.map == "laser" else [self.layer]
         asked += [self._request(item, picture, self.reference_prompt) for picture in pictures if self.map in COMPARED]
         # (layers, heads, visual tokens), the mean over the query tokens.
-        rows = [_array(each.weights.mean(2)) for each in vlm.attention(asked, layers, self.query)]  # type: ignore[arg-type]
+        rows = [array(each.weights.mean(2)) for each in vlm.attention(asked, layers, self.query)]  # type: ignore[arg-type]
         question, reference = rows[: len(pictures)], rows[len(pictures) :]
         if self.map == "laser":
             return [_laser(*pair, self.top_heads) for pair in zip(question, reference, strict=True)]
@@ -160,30 +150,3 @@ def _laser(question: np.ndarray, reference: np.ndarray, top_heads: int) -> np.nd
     norms = np.sort(np.linalg.norm(contrast, axis=-1), axis=-1)[:, ::-1]
     layer = int(norms[:, :top_heads].mean(axis=1).argmax())
     return contrast[layer].mean(axis=0)  # type: ignore[no-any-return]
-
-
-def _array(tensor: Any) -> np.ndarray:
-    array: np.ndarray = tensor.double().cpu().numpy()
-    return array
-
-
-def _in_image(values: np.ndarray, tokens: TokenBoxes, tile: Box) -> PatchMap:
-    """The values with a place in the picture (no padding, newline or thumbnail), in pixels of the image."""
-    placed = ~np.isnan(tokens.boxes).any(axis=1) & ~tokens.padding
-    if (placed & ~tokens.thumbnail).any():
-        placed &= ~tokens.thumbnail
-    return PatchMap(tokens.boxes[placed] + np.array([tile.left, tile.top] * 2), values[placed])
-
-
-def _coarse(cells: np.ndarray, width: int, height: int) -> list[tuple[Box, float]]:
-    """The map for the records: at most `MOST_CELLS` cells a side, each the mean of those below it."""
-    rows, columns = (min(MOST_CELLS, side) for side in cells.shape)
-    boxes = Grid("map", rows, columns).candidates(width, height)
-    x, y = np.linspace(0, width, cells.shape[1] + 1), np.linspace(0, height, cells.shape[0] + 1)
-    left, top = np.meshgrid(x[:-1], y[:-1])
-    right, bottom = np.meshgrid(x[1:], y[1:])
-    fine = PatchMap(np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4), cells.reshape(-1))
-    return [
-        (box, float(value))
-        for box, value in zip(boxes, np.nan_to_num(fine.at(np.array(boxes, np.float64))), strict=True)
-    ]

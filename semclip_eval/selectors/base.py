@@ -12,7 +12,7 @@ from PIL import Image
 from semclip_eval.crops import intersection, whole_image
 from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.selectors.tools import Tools
-from semclip_eval.types import Box, Kept, Prompt, Question, Request, Selection, View
+from semclip_eval.types import Box, Drops, Kept, Prompt, Question, Request, Selection, View
 
 if TYPE_CHECKING:
     from semclip_eval.models.insight import TokenBoxes, ViewTokens
@@ -91,9 +91,10 @@ class Selector(ABC):
 
     `needs` names what the choice depends on beside the image (`tools.NEEDS`): `candidates` (the crop scheme), `psi`,
     `vlm` (its answers), and the VLM's capabilities. What is not named is not handed over, and can be left out of a run
-    and of its result row; what a model cannot do is refused before the run. `uses_truth` marks an oracle, the only
-    kind that is handed the target boxes or `Tools.judge`. `max_forwards` bounds the VLM forwards of one question; None
-    sets no bound. `measure_names` are numbers of its own that every selection carries (`Selection.measures`).
+    and of its result row; what a model cannot do is refused before the run. `uses_truth` marks an oracle, the only kind
+    that is handed the target boxes or `Tools.judge`. `max_forwards` bounds the VLM forwards of one question; None sets
+    no bound. `drops`: what the language model drops on its way, where `needs` hold `drop`. `measure_names` are numbers
+    of its own that every selection carries (`Selection.measures`).
     """
 
     name: str
@@ -101,6 +102,7 @@ class Selector(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     uses_truth: ClassVar[bool] = False
     max_forwards: int | None = None
+    drops: Drops | None = None
 
     def check_candidates(self, candidates: int) -> None:  # noqa: B027 (optional)
         """ConfigError where so many candidate crops (those of a large image) are too few for this selector."""

@@ -58,6 +58,10 @@ class Sparse(Wrapper):
             raise ConfigError(
                 f"selector.inner={self.inner.name}: prunes tokens itself; two prunings cannot be stacked."
             )
+        if "drop" in self.inner.needs:
+            raise ConfigError(
+                f"selector.inner={self.inner.name}: drops tokens inside the model; the two cannot be stacked."
+            )
         if (self.keep_ratio is None) == (self.keep_tokens is None):
             raise ConfigError(
                 f"selector.keep_ratio={self.keep_ratio}, selector.keep_tokens={self.keep_tokens}: give one of them and "

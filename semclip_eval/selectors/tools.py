@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from PIL import Image
@@ -13,7 +13,7 @@ from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.measure.stages import StageClock
 from semclip_eval.models.insight import CAPABILITIES
 from semclip_eval.relevance.base import Relevance
-from semclip_eval.types import Answer, Cost, Request, Verdict, View
+from semclip_eval.types import Answer, Box, Cost, Request, Verdict, View
 
 if TYPE_CHECKING:
     from semclip_eval.models.base import VLM, ModelInputs
@@ -98,6 +98,23 @@ class SelectorVLM:
         """Entropy of the first answer token (`VLM.answer_entropy`)."""
         self._require("confidence")
         return self._ask(requests, self._vlm.answer_entropy)
+
+    def locate(self, requests: Sequence[Request]) -> list[list[Box]]:
+        """The boxes that the model writes for the thing that each request's text names, in pixels of its one image.
+
+        A generation each, worded as the model's family is asked for boxes; empty where the answer cannot be read
+        (`VLM.read_boxes`).
+        """
+        self._require("boxes")
+        asked = [
+            replace(request, prompt=self._vlm.box_prompt(request.prompt.text, request.prompt.max_new_tokens))
+            for request in requests
+        ]
+        answers = self._ask(asked, self._vlm.answer, generates=True)
+        return [
+            self._vlm.read_boxes(answer.text or "", *request.images[0].size)
+            for request, answer in zip(requests, answers, strict=True)
+        ]
 
     def attention(self, requests: Sequence[Request], layers: Sequence[int], query: Query) -> list[AttentionRows]:
         """Attention from the last token or from the text to the visual tokens (`VLM.attention_rows`)."""

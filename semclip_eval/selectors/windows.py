@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from semclip_eval.relevance.base import PatchMap
+from semclip_eval.selectors.maps import cell_boxes
 from semclip_eval.types import Box
 
 RATIOS = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -17,15 +18,18 @@ def regular_map(relevance: PatchMap, width: int, height: int) -> np.ndarray:
     """The map as float64 (rows, columns) of equal cells over the image, as large as its patches are.
 
     Patches of a padded border count with the part that lies in the image. Where the patches tile the image the cells
-    are the patches.
+    are the patches. Several maps over the same patches, `scores` (patches, maps), become (rows, columns, maps).
     """
     sizes = relevance.boxes[:, 2:] - relevance.boxes[:, :2]
     columns, rows = (max(1, round(side / float(np.median(sizes[:, axis])))) for axis, side in ((0, width), (1, height)))
-    x, y = np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1)
-    left, top = np.meshgrid(x[:-1], y[:-1])
-    right, bottom = np.meshgrid(x[1:], y[1:])
-    cells = np.stack([left, top, right, bottom], axis=-1).reshape(-1, 4)
-    values: np.ndarray = np.nan_to_num(relevance.at(cells)).reshape(rows, columns)
+    cells = cell_boxes(rows, columns, width, height)
+    shape = (rows, columns, *relevance.scores.shape[1:])
+    if len(cells) == len(relevance.boxes):
+        # Row by row, whatever the order of the tokens; a matrix of all overlaps would be large.
+        order = np.lexsort(np.round(relevance.boxes[:, :2], 3).T)
+        if np.allclose(relevance.boxes[order], cells, rtol=0, atol=1e-3):
+            return relevance.scores[order].astype(np.float64).reshape(shape)
+    values: np.ndarray = np.nan_to_num(relevance.at(cells)).reshape(shape)
     return values
 
 

@@ -9,7 +9,7 @@ from semclip_eval.components import build
 from semclip_eval.errors import ConfigError
 from semclip_eval.selectors.base import PruneInput, SelectionInput, Selector
 from semclip_eval.selectors.tools import Tools
-from semclip_eval.types import Kept, Selection
+from semclip_eval.types import Drops, Kept, Selection
 
 
 def inner_selector(inner: Any) -> Selector:
@@ -38,6 +38,11 @@ class Wrapper(Selector):
     def uses_truth(self) -> bool:  # type: ignore[override]
         """Whether the inner selector does."""
         return bool(self.inner.uses_truth)
+
+    @property
+    def drops(self) -> Drops | None:  # type: ignore[override]
+        """What the language model drops behind the inner selector."""
+        return self.inner.drops  # type: ignore[no-any-return]
 
     def check_candidates(self, candidates: int) -> None:
         """That of the inner selector."""

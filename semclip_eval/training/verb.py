@@ -78,6 +78,8 @@ def train_psi(config: Mapping[str, Any], test_benchmark: Any) -> Path:
     """
     settings = train_settings(config["train"])
     run = run_config(config["run"])
+    if (run.executor, run.workers) != ("local", 1):
+        notice(f"run.workers={run.workers} is not used: train-psi is one process.")
     benchmark: Benchmark = build("benchmark", config["benchmark"])
     relevance = _trainable(config["psi"], run)
     crops = build("crops", config["crops"])

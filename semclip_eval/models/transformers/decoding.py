@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from semclip_eval.lazy import library, without_gradients
 from semclip_eval.models.base import VLM, ModelInputs
+from semclip_eval.models.transformers.dropping import Dropping, reading
 from semclip_eval.types import Answer
 
 if TYPE_CHECKING:
@@ -24,12 +25,18 @@ class PrefillState:
     `mask` (questions, padded length) is 1 on tokens and 0 on the left padding; `logits` (questions, vocabulary) are
     float32 of each prompt's last token; `next_positions` (questions) are the position ids of the token that follows,
     which is the prompt's length where positions count tokens, and less where a view's tokens share positions.
+    `dropping`: which visual tokens the language model no longer reads; None: it reads all.
     """
 
     cache: Any
     mask: torch.Tensor
     logits: torch.Tensor
     next_positions: torch.Tensor
+    dropping: Dropping | None = None
+
+    def dropped_of(self, rows: Sequence[int]) -> Dropping | None:
+        """What is dropped of sequences that go on from these prompts."""
+        return None if self.dropping is None else self.dropping.of_rows(rows)
 
 
 class CachedDecoder(VLM):
@@ -79,13 +86,14 @@ class CachedDecoder(VLM):
         logits = state.logits[owner][:, None]
         if width > 1:
             self._select(cache, owner)
-            outputs = self.model(
-                input_ids=targets[:, :-1],
-                attention_mask=torch.cat([state.mask[owner], is_token[:, :-1].long()], dim=1),
-                position_ids=state.next_positions[owner][:, None] + torch.arange(width - 1, device=self.device),
-                past_key_values=cache,
-                use_cache=True,
-            )
+            with reading(self.model, state.dropped_of(owner.tolist())):
+                outputs = self.model(
+                    input_ids=targets[:, :-1],
+                    attention_mask=torch.cat([state.mask[owner], is_token[:, :-1].long()], dim=1),
+                    position_ids=state.next_positions[owner][:, None] + torch.arange(width - 1, device=self.device),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
             logits = torch.cat([logits, outputs.logits.float()], dim=1)
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         means = iter(((losses * is_token).sum(1) / counts).tolist())
@@ -99,6 +107,7 @@ class CachedDecoder(VLM):
         steps = int(limits.max())
         stop = torch.tensor(self.stop_ids, device=self.device)
         mask, positions, logits = state.mask[rows], state.next_positions[rows], state.logits[rows]
+        dropping = state.dropped_of(rows)
         finished = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
         tokens: list[torch.Tensor] = []
         while True:
@@ -110,13 +119,14 @@ class CachedDecoder(VLM):
             if len(tokens) == steps or (not ignore_end_token and bool(finished.all())):
                 break
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            outputs = self.model(
-                input_ids=tokens[-1][:, None],
-                attention_mask=mask,
-                position_ids=(positions + len(tokens) - 1)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            )
+            with reading(self.model, dropping):
+                outputs = self.model(
+                    input_ids=tokens[-1][:, None],
+                    attention_mask=mask,
+                    position_ids=(positions + len(tokens) - 1)[:, None],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
             logits = outputs.logits[:, -1].float()
         generated = torch.stack(tokens, dim=1).tolist()
         return {row: self._text_answer(generated[line], batch[row], ignore_end_token) for line, row in enumerate(rows)}

@@ -13,6 +13,7 @@ from semclip_eval.errors import ModelError
 from semclip_eval.lazy import library
 from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
+from semclip_eval.models.grounding import INTERNVL
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
@@ -55,6 +56,8 @@ class InternVL(DynamicResolutionVLM):
     model_type = "internvl"
     conversations = ("internvl3",)
     smaller_views = ", a smaller model.max_patches"
+    capabilities = DynamicResolutionVLM.capabilities | {"boxes"}
+    grounding = INTERNVL
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import GotOcr2ImageProcessorPil

@@ -82,17 +82,17 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **keywords
         )
     if probe.differentiable:
-        weights = _weights(module, query, key, attention_mask, scaling, query.shape[2])
+        weights = attention_weights(module, query, key, attention_mask, scaling, query.shape[2])
         probe.weights[layer] = weights
         values = _repeated(module, value)
         return (weights.to(value.dtype) @ values).transpose(1, 2).contiguous(), None
-    probe.weights[layer] = _weights(module, query, key, attention_mask, scaling, probe.rows)
+    probe.weights[layer] = attention_weights(module, query, key, attention_mask, scaling, probe.rows)
     return sdpa_attention_forward(  # type: ignore[no-any-return]
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **keywords
     )
 
 
-def _weights(
+def attention_weights(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,

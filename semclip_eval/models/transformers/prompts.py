@@ -38,11 +38,15 @@ class Conversation:
         """The whole prompt as one string, with an unexpanded placeholder per view."""
         return self.before + self.image * views + self.lead + text + self.after
 
-    def segments(self, text: str, views: int) -> list[Segment]:
+    def text_start(self, views: int) -> int:
+        """At which character of `prompt` the question begins."""
+        return len(self.before) + len(self.image) * views + len(self.lead)
+
+    def segments(self, text: str, views: int, specials: tuple[str, ...] = ()) -> list[Segment]:
         """The prompt in stretches, whose texts joined are `prompt`; neighbouring texts are one stretch.
 
         Only the template is searched for special tokens and placeholders: a question's own '<image>' or '<|im_end|>'
-        stays text.
+        stays text. `specials` are the only ones that the question is searched for.
         """
         marks = re.compile("|".join(re.escape(mark) for mark in (self.placeholder, *self.specials)))
         result: list[Segment] = []
@@ -53,17 +57,20 @@ class Conversation:
             elif piece:
                 result.append(Segment("text", piece))
 
-        def add_template(template: str) -> None:
+        def add_marked(piece: str, marks: re.Pattern[str]) -> None:
             start = 0
-            for found in marks.finditer(template):
-                add_text(template[start : found.start()])
+            for found in marks.finditer(piece):
+                add_text(piece[start : found.start()])
                 result.append(Segment("image" if found[0] == self.placeholder else "special", found[0]))
                 start = found.end()
-            add_text(template[start:])
+            add_text(piece[start:])
 
-        add_template(self.before + self.image * views + self.lead)
-        add_text(text)
-        add_template(self.after)
+        add_marked(self.before + self.image * views + self.lead, marks)
+        if specials:
+            add_marked(text, re.compile("|".join(map(re.escape, specials))))
+        else:
+            add_text(text)
+        add_marked(self.after, marks)
         return result
 
 
@@ -85,6 +92,15 @@ CONVERSATIONS: dict[str, Conversation] = {
     # The chat template that Qwen publishes with Qwen2.5-VL (chat_template.json), for one user turn of images and text.
     "qwen25_vl": Conversation(
         before="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+        image="<|vision_start|><|image_pad|><|vision_end|>",
+        after="<|im_end|>\n<|im_start|>assistant\n",
+        placeholder="<|image_pad|>",
+        specials=(*CHATML, "<|vision_start|>", "<|vision_end|>"),
+        end="<|im_end|>",
+    ),
+    # The chat template that Qwen publishes with Qwen3-VL-*-Instruct: no system turn unless one is given.
+    "qwen3_vl": Conversation(
+        before="<|im_start|>user\n",
         image="<|vision_start|><|image_pad|><|vision_end|>",
         after="<|im_end|>\n<|im_start|>assistant\n",
         placeholder="<|image_pad|>",

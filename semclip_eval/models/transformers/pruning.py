@@ -1,7 +1,7 @@
 """Dropping visual tokens between the vision encoder and the prefill: the one place that slices a prompt.
 
-A dropped token takes its embedding, its place in the mask and its position id with it. With `positions=kept` the result
-is that of masking the dropped tokens out; `renumbered` closes the gaps.
+A dropped token takes its embedding, what DeepStack adds to it, its place in the mask and its position id with it. With
+`positions=kept` the result is that of masking the dropped tokens out; `renumbered` closes the gaps.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from semclip_eval.errors import QuestionError
 from semclip_eval.lazy import library
@@ -45,13 +45,7 @@ def pruned(
     if kept.positions == "renumbered":
         positions = _closed(positions)
     ids = [token for token, stays in zip(prepared.input_ids, keep.tolist(), strict=True) if stays]
-    sliced = [
-        ViewTokens(
-            view.features[list(indices)],
-            None if view.class_attention is None else view.class_attention[list(indices)],
-        )
-        for view, indices in zip(tokens, kept.indices, strict=True)
-    ]
+    sliced = [_sliced(view, list(indices)) for view, indices in zip(tokens, kept.indices, strict=True)]
     return replace(
         prepared,
         input_ids=tuple(ids),
@@ -60,6 +54,15 @@ def pruned(
         view_tokens=tuple(len(indices) for indices in kept.indices),
         positions=positions,
     ), sliced
+
+
+def _sliced(view: ViewTokens, indices: list[int]) -> ViewTokens:
+    """Everything that belongs to the tokens `indices` of a view."""
+
+    def of(tensor: Any) -> Any:
+        return None if tensor is None else tensor[indices]
+
+    return ViewTokens(of(view.features), of(view.class_attention), of(view.deepstack))
 
 
 def _check(kept: Kept, counts: Sequence[int]) -> None:

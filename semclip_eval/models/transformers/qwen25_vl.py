@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
@@ -17,6 +17,7 @@ from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.lazy import library
 from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
+from semclip_eval.models.grounding import QWEN25_VL
 from semclip_eval.models.insight import TokenBoxes
 from semclip_eval.models.transformers.dynamic_vlm import DynamicResolutionVLM
 from semclip_eval.models.transformers.layout import grid, token_boxes
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = library("torch")
-
-# preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct.
-PUBLISHED_MIN_PIXELS = 56 * 56
-PUBLISHED_MAX_PIXELS = 12_845_056
 
 
 @dataclass
@@ -60,6 +57,10 @@ class Qwen25VL(DynamicResolutionVLM):
     model_type = "qwen2_5_vl"
     conversations = ("qwen25_vl",)
     smaller_views = ", a smaller model.max_pixels"
+    capabilities = DynamicResolutionVLM.capabilities | {"boxes"}
+    grounding = QWEN25_VL
+    # preprocessor_config.json of Qwen/Qwen2.5-VL-*-Instruct; mean and deviation are CLIP's, the processor's default.
+    published: ClassVar[Mapping[str, Any]] = {"size": {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}}
 
     def _dummy_image_processor(self, config: Any) -> Any:
         from transformers import Qwen2VLImageProcessorPil
@@ -69,7 +70,7 @@ class Qwen25VL(DynamicResolutionVLM):
             patch_size=vision.patch_size,
             merge_size=vision.spatial_merge_size,
             temporal_patch_size=vision.temporal_patch_size,
-            size={"shortest_edge": PUBLISHED_MIN_PIXELS, "longest_edge": PUBLISHED_MAX_PIXELS},
+            **self.published,
         )
 
     def _read_layout(self) -> None:
@@ -112,7 +113,7 @@ class Qwen25VL(DynamicResolutionVLM):
         first, count = int(patches[:begin].sum()), int(patches[begin:end].sum())
         return prepared.pixel_values[first : first + count], {"image_grid_thw": grids[begin:end]}
 
-    def _vision_flops(self, prepared: ModelInputs) -> int:
+    def _vision_flops(self, prepared: ModelInputs) -> int | None:
         return flops.window_encoder(self.model.config.vision_config, prepared.extras["image_grid_thw"].tolist())
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -120,11 +121,25 @@ class Qwen25VL(DynamicResolutionVLM):
         return torch.cat(list(outputs.pooler_output))
 
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
+        across, down = self._resized(width, height)
+        cells = grid(int(down) // self._token_side, int(across) // self._token_side, (0, 0, width, height))
+        return token_boxes([cells], width, height)
+
+    def box_frame(self, width: int, height: int) -> tuple[float, float]:
+        """Boxes are in pixels of what the image processor makes of the image."""
+        return self._resized(width, height)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) that the image processor gives an image of that size."""
         from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-        side = self.image_processor.patch_size * self.image_processor.merge_size
-        rows, columns = smart_resize(height, width, side, self.size["shortest_edge"], self.size["longest_edge"])
-        return token_boxes([grid(rows // side, columns // side, (0, 0, width, height))], width, height)
+        least, most = self.size["shortest_edge"], self.size["longest_edge"]
+        down, across = smart_resize(height, width, self._token_side, least, most)
+        return across, down
+
+    @property
+    def _token_side(self) -> int:
+        return int(self.image_processor.patch_size * self.image_processor.merge_size)
 
     def _prompt_positions(self, prepared: ModelInputs) -> torch.Tensor:
         """(3, length): time, row and column. Text counts on in all three; a view's rows and columns start at the same

@@ -22,10 +22,11 @@ from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
 from semclip_eval.models.transformers import dummy, weights
 from semclip_eval.models.transformers.decoding import CachedDecoder, PrefillState
+from semclip_eval.models.transformers.dropping import Dropping, reading
 from semclip_eval.models.transformers.features import FeatureStore
 from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
 from semclip_eval.models.transformers.probing import Probe, last_layers, probing
-from semclip_eval.models.transformers.prompts import CONVERSATIONS
+from semclip_eval.models.transformers.prompts import CONVERSATIONS, Conversation
 from semclip_eval.models.transformers.pruning import pruned
 from semclip_eval.types import Kept, Request
 
@@ -106,7 +107,10 @@ class TransformersVLM(CachedDecoder):
     least_view_tokens: int
     equal_views: bool = False
     layers: int
-    capabilities: ClassVar[frozenset[str]] = frozenset({"confidence", "attention", "gradients", "values", "prune"})
+    hidden_size: int
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"confidence", "attention", "gradients", "values", "prune", "drop"}
+    )
 
     def __init__(
         self,
@@ -124,7 +128,7 @@ class TransformersVLM(CachedDecoder):
         self.name, self.device, self.dtype, self.attention = config.name, device, dtype, config.attn
         self.device_map = config.device_map
         self.features, self.keeps_features = FeatureStore(config.feature_cache_mib), False
-        self.conversation = CONVERSATIONS[config.conversation]
+        self.conversation = self._conversation()
         if config.load_format == "dummy":
             self._build_dummy(config.checkpoint if config.path else None)
         else:
@@ -135,6 +139,10 @@ class TransformersVLM(CachedDecoder):
         if config.load_format == "dummy":
             self.stop_ids = [self.end_id]  # the config's ids are those of the real tokenizer
         self._read_layout()
+
+    def _conversation(self) -> Conversation:
+        """How a question is put, by `model.conversation`; before the model is loaded."""
+        return CONVERSATIONS[self.settings.conversation]
 
     def _build_dummy(self, checkpoint: weights.Checkpoint | None) -> None:
         config = (
@@ -167,6 +175,7 @@ class TransformersVLM(CachedDecoder):
         config = self.model.config
         self.context_length = int(config.text_config.max_position_embeddings)
         self.layers = int(config.text_config.num_hidden_layers)
+        self.hidden_size = int(config.text_config.hidden_size)
         self.image_id = int(config.image_token_id)
         # A private copy with fixed settings: transformers changes a tokenizer's settings on every call, which is not
         # safe in threads. Special tokens in the text stay text.
@@ -263,7 +272,7 @@ class TransformersVLM(CachedDecoder):
         if not prompt.continuations and prompt.max_new_tokens < 1:
             raise QuestionError(f"max_new_tokens={prompt.max_new_tokens}: an answer needs at least 1 token")
         views = self._views(request.images) if request.images else Views(torch.empty(0), ())
-        input_ids, last_text = self._prompt_ids(prompt.text, views.tokens)
+        input_ids, last_text = self._prompt_ids(prompt.text, views.tokens, self._known(prompt.specials))
         visual = sum(token == self.image_id for token in input_ids)
         if visual != sum(views.tokens):
             raise QuestionError(
@@ -284,6 +293,8 @@ class TransformersVLM(CachedDecoder):
             extras=views.extras,
             view_tokens=views.tokens,
             class_attention=request.class_attention,
+            prompt=prompt,
+            drops=request.drops,
         )
         return replace(prepared, positions=self._prompt_positions(prepared))
 
@@ -311,15 +322,21 @@ class TransformersVLM(CachedDecoder):
     def _token_boxes(self, width: int, height: int, views: int) -> TokenBoxes:
         """Where the tokens of a view of (width, height) pixels lie, beside `views` - 1 others."""
 
-    def _prompt_ids(self, text: str, view_tokens: Sequence[int]) -> tuple[list[int], str]:
+    def _known(self, specials: tuple[str, ...]) -> tuple[str, ...]:
+        """Those strings that the tokenizer holds as single tokens."""
+        return tuple(special for special in specials if self.encoder.token_to_id(special) is not None)
+
+    def _prompt_ids(
+        self, text: str, view_tokens: Sequence[int], specials: tuple[str, ...] = ()
+    ) -> tuple[list[int], str]:
         """The prompt's ids, placeholders expanded, and its last stretch of text."""
         tokens = iter(view_tokens)
         ids, last = list(self.start_ids), ""
-        for segment in self.conversation.segments(text, len(view_tokens)):
+        for segment in self.conversation.segments(text, len(view_tokens), specials):
             if segment.kind == "image":
                 ids += self._view_ids(next(tokens))
             elif segment.kind == "special":
-                ids.append(self.special_ids[segment.text])
+                ids.append(self._special_id(segment.text))
             else:
                 ids += self._text_ids(segment.text)
             last = segment.text if segment.kind == "text" else ""
@@ -372,7 +389,7 @@ class TransformersVLM(CachedDecoder):
         return self._prefill(batch, _joined(features))
 
     def _prefill(self, batch: Sequence[ModelInputs], features: Sequence[torch.Tensor]) -> PrefillState:
-        """`prefill` with the visual features of each question in one tensor (tokens, hidden size)."""
+        """`prefill` with the visual features of each question in one tensor, as `_joined` gives them."""
         lengths = torch.tensor([len(prepared.input_ids) for prepared in batch])
         width = int(lengths.max())
         prompt_positions = [prepared.positions for prepared in batch]
@@ -389,18 +406,36 @@ class TransformersVLM(CachedDecoder):
         # The placeholder's own id may lie outside the embedding table.
         embeddings = self.model.get_input_embeddings()(ids.masked_fill(is_visual, 0))
         present = [question for question in features if len(question)]
+        deepstack = None
         if present:
             visual = torch.cat(present).to(embeddings.device, embeddings.dtype)
-            embeddings = embeddings.masked_scatter(is_visual[..., None], visual)
+            hidden = embeddings.shape[-1]
+            embeddings = embeddings.masked_scatter(is_visual[..., None], visual[:, :hidden])
+            deepstack = visual[:, hidden:]
+        positions = (positions[0] if len(positions) == 1 else positions).to(self.device)
+        dropping = Dropping.of_prompts([prepared.drops for prepared in batch], is_visual)
+        with reading(self.model, dropping):
+            cache, logits = self._read_prompt(embeddings, mask, positions, is_visual, deepstack)
+        return PrefillState(cache, mask, logits.float(), next_positions.to(self.device), dropping)
+
+    def _read_prompt(
+        self,
+        embeddings: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        is_visual: torch.Tensor,
+        deepstack: torch.Tensor | None,
+    ) -> tuple[Any, torch.Tensor]:
+        """The cache of left-padded prompts, and the logits (questions, vocabulary) of their last tokens.
+
+        embeddings: (questions, padded length, hidden size), visual features in place. is_visual: bool (questions,
+        padded length). deepstack: `ViewTokens.deepstack` of all visual tokens in that order, of no width where the
+        family has none; None without views.
+        """
         outputs = self.model(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            position_ids=(positions[0] if len(positions) == 1 else positions).to(self.device),
-            use_cache=True,
-            logits_to_keep=1,
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
         )
-        logits = outputs.logits[:, -1].float()
-        return PrefillState(outputs.past_key_values, mask, logits, next_positions.to(self.device))
+        return outputs.past_key_values, outputs.logits[:, -1]
 
     def confidence(self, batch: Sequence[ModelInputs]) -> list[float]:
         """See `VLM.confidence`."""
@@ -440,9 +475,27 @@ class TransformersVLM(CachedDecoder):
                     weights=taken[line, :, :, -count:][..., columns],
                     queries=tuple(range(length - count, length)),
                     view_tokens=prepared.view_tokens,
+                    spans=self._spans(prepared, count),
                 )
             )
         return rows
+
+    def _spans(self, prepared: ModelInputs, count: int) -> tuple[tuple[int, int] | None, ...]:
+        """`AttentionRows.spans` of a prompt's last `count` tokens, none of them before its last view."""
+        if prepared.prompt is None:
+            return (None,) * count
+        text, views = prepared.prompt.text, len(prepared.view_tokens)
+        specials = self._known(prepared.prompt.specials)
+        place, spans = -self.conversation.text_start(views), list[tuple[int, int] | None]()
+        for segment in self.conversation.segments(text, views, specials):
+            pieces = [(0, len(segment.text))]
+            if segment.kind == "text":
+                pieces = self.encoder.encode(segment.text, add_special_tokens=False).offsets
+            for start, end in pieces:
+                inside = max(0, place + start), min(len(text), place + end)
+                spans.append(inside if inside[0] < inside[1] else None)
+            place += len(segment.text)
+        return ((None,) * (count - len(spans)) + tuple(spans))[-count:]
 
     def gradients(
         self, batch: Sequence[ModelInputs], target: Target, layers: Sequence[int] = (), features: bool = False
@@ -481,7 +534,7 @@ class TransformersVLM(CachedDecoder):
                 if layers
                 else None
             ),
-            features=gradients[-1].float().cpu() if features else None,
+            features=gradients[-1][:, : self.hidden_size].float().cpu() if features else None,
         )
 
     @without_gradients
@@ -498,13 +551,17 @@ class TransformersVLM(CachedDecoder):
             # (layers, heads, length, head size) of this prompt, heads joined behind the length.
             own = taken[line, :, :, -len(prepared.input_ids) :].transpose(1, 2).flatten(2)
             count = self._text_after_views(prepared)
+            visual = self._visual_places(prepared)
+            rest = sorted(set(range(len(prepared.input_ids) - count)).difference(visual))
             pieces = self.tokenizer.convert_ids_to_tokens(list(prepared.input_ids[-count:]))
             values.append(
                 Values(
-                    visual=own[:, self._visual_places(prepared)],
+                    visual=own[:, visual],
                     text=own[:, -count:],
                     text_pieces=tuple(self.tokenizer.convert_tokens_to_string([piece]) for piece in pieces),
                     view_tokens=prepared.view_tokens,
+                    rest=own[:, rest],
+                    heads=int(taken.shape[2]),
                 )
             )
         return values
@@ -529,8 +586,13 @@ class TransformersVLM(CachedDecoder):
 
 
 def _joined(features: Sequence[Sequence[ViewTokens]]) -> list[torch.Tensor]:
-    """The visual features of each question in one tensor (tokens, hidden size)."""
-    return [torch.cat([view.features for view in views]) if len(views) else torch.empty(0, 0) for views in features]
+    """The visual features of each question in one tensor (tokens, hidden size), what DeepStack adds behind them."""
+    return [torch.cat([_whole(view) for view in views]) if len(views) else torch.empty(0, 0) for views in features]
+
+
+def _whole(view: ViewTokens) -> torch.Tensor:
+    features: torch.Tensor = view.features
+    return features if view.deepstack is None else torch.cat([features, view.deepstack], dim=-1)
 
 
 def _require_device(device: str) -> None:

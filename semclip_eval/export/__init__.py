@@ -1,0 +1,1 @@
+"""Finished runs in the file formats of other harnesses (docs/exporting.md)."""
