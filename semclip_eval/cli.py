@@ -31,9 +31,9 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval train-psi train.objective=kl ...      a ψ that learns from what each crop is worth to the VLM
   semclip-eval report RESULTS_DIR [--output DIR]     one page about all runs, its tables and its plots
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
+  semclip-eval latency selector=a,b,c                latency runs of several selectors that take turns
   semclip-eval export RUN_DIR --format lmms-eval ... a run as lmms-eval's or inspect's files
   semclip-eval new selector NAME [--folder DIR]      a selector, benchmark, psi or model of your own to begin with
-  semclip-eval latency selector=a,b,c                latency runs of several selectors that take turns
   semclip-eval doctor [--ceilings]                   what this machine can run, and how fast it is at most
   ... --json with list, show, compare, choose, ask, regress, doctor: one JSON document instead of a table
 

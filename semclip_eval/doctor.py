@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ def run_doctor(arguments: list[str]) -> int:
     parser.add_argument("--dtype", default="auto", help="for --ceilings: as run.dtype")
     chosen = parser.parse_args(arguments)
     if chosen.ceilings:
-        return print_ceilings(chosen.device, chosen.dtype)
+        return print_ceilings(chosen.device, chosen.dtype, chosen.json)
     machine = findings(chosen.offline)
     if chosen.json:
         print_json(machine)
@@ -99,7 +100,7 @@ def _print(machine: Mapping[str, Any]) -> None:
     out.print(profiles, highlight=False)
 
 
-def print_ceilings(device: str, dtype: str) -> int:
+def print_ceilings(device: str, dtype: str, as_json: bool = False) -> int:
     """Measure the ceilings of a device for a number format, keep them for later latency runs, and print them."""
     from semclip_eval.config import run_config
     from semclip_eval.measure import ceilings
@@ -107,6 +108,9 @@ def print_ceilings(device: str, dtype: str) -> int:
     run = run_config({"device": device, "dtype": dtype})
     measured = ceilings.measure(run.device, run.dtype)
     path = ceilings.keep(measured)
+    if as_json:
+        print_json(asdict(measured))
+        return 0
     threads = "" if measured.threads is None else f", {measured.threads} threads of torch"
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")

@@ -8,7 +8,7 @@ runs it took turns with. Either finishes what the other began.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from semclip_eval.errors import ConfigError, RunFailed
 
 if TYPE_CHECKING:
+    from semclip_eval.answers.answering import OwnProcess
+    from semclip_eval.modes import Mode
     from semclip_eval.plan import Plan
     from semclip_eval.results.records import SampleWriter
-    from semclip_eval.run import Begun
 
 HELP = """\
 semclip-eval latency selector=no_crop,semclip [overrides]
@@ -31,9 +32,16 @@ semclip-eval latency selector=no_crop,semclip [overrides]
 
 @dataclass
 class Turn:
-    """One of the runs that take turns: what it asked so far and what that took."""
+    """One of the runs that take turns: what it asked so far and what that took.
 
-    run: Begun
+    done: the records of an earlier process, by question.
+    """
+
+    plan: Plan
+    mode: Mode
+    answers: OwnProcess
+    environment: dict[str, Any]
+    done: Mapping[str, Mapping[str, Any]]
     writer: SampleWriter
     asked: int = 0
     seconds: float = 0.0
@@ -53,6 +61,7 @@ def run_latency(arguments: list[str]) -> int:
     from semclip_eval.results.summary import write_roll_up
     from semclip_eval.results.sweep_table import sweep_tables
     from semclip_eval.run import judge
+    from semclip_eval.trackers import track
 
     refuse_in_arguments(arguments)
     profile = next((text.partition("=")[2] for text in overrides if text.startswith("profile=")), "auto")
@@ -65,6 +74,8 @@ def run_latency(arguments: list[str]) -> int:
         notice(text)
     take_turns(plans)
     write_roll_up(Path(plans[0].run.output_dir))
+    for plan in plans:
+        track(plan.folder, plan.run.track)
     for table in sweep_tables([plan.folder for plan in plans], "Latency, the selectors taking turns"):
         out.print(table)
     failures = []
@@ -80,10 +91,10 @@ def run_latency(arguments: list[str]) -> int:
 
 def take_turns(plans: Sequence[Plan]) -> None:
     """Finish the runs that are not finished, each with one question in turn. They share model, ψ and questions."""
+    from semclip_eval.answers.answering import Closing
     from semclip_eval.console import notice
     from semclip_eval.results.records import lock
-    from semclip_eval.results.sessions import write_environment
-    from semclip_eval.run import begin, finish, is_finished, nothing_left_of_a_refusal
+    from semclip_eval.run import finish, is_finished, nothing_left_of_a_refusal
 
     with ExitStack() as stack:
         for plan in plans:
@@ -95,31 +106,45 @@ def take_turns(plans: Sequence[Plan]) -> None:
             else:
                 left.append(plan)
                 stack.enter_context(nothing_left_of_a_refusal(plan.folder))
-        runs = [begin(plan) for plan in left]
-        for run in runs:
-            others = [other.plan.run_id for other in runs if other is not run]
-            run.environment["sessions"][-1]["took_turns_with"] = others
-            write_environment(run.plan.folder, run.environment)
-        with _turns(runs) as turns:
+        with _turns(left) as turns:
             _ask(turns)
         for turn in turns:
-            closing = turn.run.answers.closing()
+            closing = turn.answers.closing()
+            # No energy: NVML's counter moves in steps that are longer than a turn.
+            measured: dict[str, Any] = {**closing.measured, "energy_j_mean": None}
             if turn.peak_memory_mib:
-                measured = {**closing.measured, "peak_memory_mib": max(turn.peak_memory_mib)}
-                closing = replace(closing, measured=measured)
-            finish(turn.run, closing, turn.asked, turn.seconds)
+                measured["peak_memory_mib"] = max(turn.peak_memory_mib)
+            closing = Closing(measured, closing.notes, closing.truncations)
+            finish(turn.plan, turn.mode, turn.environment, closing, turn.asked, turn.seconds, bool(turn.done))
 
 
 @contextmanager
-def _turns(runs: Sequence[Begun]) -> Iterator[list[Turn]]:
+def _turns(plans: Sequence[Plan]) -> Iterator[list[Turn]]:
+    """The runs, begun and warm; their files are closed at the end."""
     from semclip_eval.results.records import SampleWriter
+    from semclip_eval.results.sessions import write_environment
 
-    turns = [Turn(run, SampleWriter(run.plan.folder)) for run in runs]
+    begun = [_begun(plan) for plan in plans]
+    turns = []
+    for plan, mode, answers, environment, done in begun:
+        environment["sessions"][-1]["took_turns_with"] = [other.run_id for other in plans if other is not plan]
+        write_environment(plan.folder, environment)
+        turns.append(Turn(plan, mode, answers, environment, done, SampleWriter(plan.folder)))
     try:
         yield turns
     finally:
         for turn in turns:
             turn.writer.close()
+
+
+def _begun(plan: Plan) -> tuple[Plan, Mode, OwnProcess, dict[str, Any], Mapping[str, Mapping[str, Any]]]:
+    from semclip_eval.answers.answering import OwnProcess
+    from semclip_eval.modes import mode_of
+    from semclip_eval.run import begin, records_so_far
+
+    done, mode = records_so_far(plan), mode_of(plan.run)
+    answers = OwnProcess(plan, mode)
+    return plan, mode, answers, begin(plan, mode, answers, resumed=bool(done)), done
 
 
 def _ask(turns: Sequence[Turn]) -> None:
@@ -131,19 +156,18 @@ def _ask(turns: Sequence[Turn]) -> None:
 
     if not turns:
         return
-    plan = turns[0].run.plan
-    before = [record for turn in turns for record in turn.run.done.values()]
-    label = f"{plan.benchmark.name} {', '.join(turn.run.plan.source.selector_name for turn in turns)}"
+    plan = turns[0].plan
+    before = [record for turn in turns for record in turn.done.values()]
+    label = f"{plan.benchmark.name} {', '.join(turn.plan.source.selector_name for turn in turns)}"
     with Progress(label, len(turns) * len(plan.questions), before, "answers right") as progress:
         for place in range(len(plan.questions)):
             for turn in turns:
-                question = turn.run.plan.questions[place]
-                if question.id in turn.run.done:
+                question, device = turn.plan.questions[place], turn.plan.run.device
+                if question.id in turn.done:
                     continue
-                device = turn.run.plan.run.device
                 reset_peak_memory(device)
                 start = time.perf_counter()
-                record = turn.run.answers.ask(question)
+                ((record,),) = turn.answers.answered([[question]])
                 turn.seconds += time.perf_counter() - start
                 peak = peak_memory_mib(device)
                 turn.peak_memory_mib += [] if peak is None else [peak]

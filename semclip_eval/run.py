@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -106,63 +106,41 @@ def _require_whole(plan: Plan) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A run whose models are loaded and warm, and whose folder says so.
-
-    done: the records of an earlier process, by question.
-    """
-
-    plan: Plan
-    mode: Mode
-    layout: Layout
-    answers: Answers
-    done: Mapping[str, Mapping[str, Any]]
-    environment: dict[str, Any]
-
-
 def _ask_what_is_left(plan: Plan) -> None:
-    done, mode = _records_so_far(plan), mode_of(plan.run)
+    done = records_so_far(plan)
+    mode = mode_of(plan.run)
     blocks = [block for block in _blocks(plan, mode) if any(question.id not in done for question in block)]
     layout = layout_of(plan.run, plan.config["model"])
     with _answers(plan, mode, layout, len(blocks)) as answers:
-        run = _begun(plan, mode, layout, answers, done)
-        begin = time.perf_counter()
+        environment = begin(plan, mode, answers, resumed=bool(done))
+        start = time.perf_counter()
         asked = _ask(answers, plan, blocks, done)
-        wall_s = time.perf_counter() - begin
+        wall_s = time.perf_counter() - start
         closing = answers.closing()
-    finish(run, closing, asked, wall_s)
+    finish(plan, mode, environment, closing, asked, wall_s, bool(done), layout.workers)
 
 
-def begin(plan: Plan) -> Begun:
-    """Load what a run in this process needs, write what it runs on, and ask the warm-up questions."""
-    done, mode = _records_so_far(plan), mode_of(plan.run)
-    close_workers()
-    layout = layout_of(plan.run, plan.config["model"])
-    return _begun(plan, mode, layout, OwnProcess(plan, mode), done)
-
-
-def _begun(plan: Plan, mode: Mode, layout: Layout, answers: Answers, done: Mapping[str, Mapping[str, Any]]) -> Begun:
-    environment = _begin_session(plan, mode, answers, resumed=bool(done))
+def begin(plan: Plan, mode: Mode, answers: Answers, resumed: bool) -> dict[str, Any]:
+    """Write what the run runs on and ask the warm-up questions; the environment."""
+    environment = _begin_session(plan, mode, answers, resumed)
     answers.warm_up(plan.questions[: mode.warmup])
-    return Begun(plan, mode, layout, answers, done, environment)
+    return environment
 
 
-def finish(run: Begun, closing: Closing, asked: int, wall_s: float) -> None:
-    """Write the tables of a run whose questions are all answered.
-
-    asked: how many this process asked, in `wall_s` seconds.
-    """
-    plan, environment = run.plan, run.environment
+def finish(
+    plan: Plan, mode: Mode, environment: dict[str, Any], closing: Closing, asked: int, wall_s: float, resumed: bool,
+    workers: int = 1,
+) -> None:  # fmt: skip
+    """Write the tables of a run whose questions are all answered; `asked` of them by this process in `wall_s` s."""
     records = _in_order(plan, read_samples(plan.folder))
     cost: dict[str, Any] = {
-        "wall_s": None if run.done else wall_s,
+        "wall_s": None if resumed else wall_s,
         # Replay measures no model throughput.
         "questions_per_s": asked / wall_s if asked and plan.source.uses_machine else None,
-        "workers": run.layout.workers if plan.source.uses_machine else None,
+        "workers": workers if plan.source.uses_machine else None,
         **closing.measured,
     }
-    row = summary_row(plan, run.mode, records, environment, cost)
+    row = summary_row(plan, mode, records, environment, cost)
     measures = plan.source.selector.measure_names if plan.source.selector else ()
     categories = category_rows(records, plan.run_id, plan.benchmark, measures)
     write_run(plan.folder, row, categories, [*plan.benchmark.metric.further_names, *measures])
@@ -202,7 +180,7 @@ def _begin_session(plan: Plan, mode: Mode, answers: Answers, resumed: bool) -> d
     return environment
 
 
-def _records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
+def records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
     """The records of an earlier process that count; DataError where they are of other questions."""
     records = read_samples(plan.folder)
     if records and not plan.run.resume:

@@ -59,36 +59,28 @@ class OwnProcess(Answers):
     def __init__(self, plan: Plan, mode: Mode) -> None:
         self._device, self._threads = plan.run.device, mode.threads
         self._opened = plan.source.open(plan.benchmark, plan.config, plan.run, plan.questions)
-        ceilings = known_ceilings(plan.run.device, plan.run.dtype) if mode.times else None
         self._counters = DeviceCounters(plan.run.device)
-        self._energy_j: float | None = None
-        self._first_call_ms: float | None = None
-        self._asked = 0
+        ceilings = known_ceilings(plan.run.device, plan.run.dtype) if mode.times else None
         self.described = {
             **describe(plan.run.device),
             "ceilings": None if ceilings is None else asdict(ceilings),
             "device_state": self._counters.describe(),
         }
+        self._first_call_ms: float | None = None
+        self._energy_j: float | None = None
 
     def warm_up(self, questions: Sequence[Question]) -> None:
-        for number, question in enumerate(questions):  # allocations, kernels and caches settle
-            (record,) = self._opened.asker.ask([question])
-            if number == 0 and record.latency_ms:
-                self._first_call_ms = record.latency_ms["e2e"]
+        # Allocations, kernels and caches settle.
+        latencies = [self._opened.asker.ask([question])[0].latency_ms for question in questions]
+        self._first_call_ms = latencies[0]["e2e"] if latencies and latencies[0] else None
         reset_peak_memory(self._device)
         self._energy_j = self._counters.energy_j()
 
     def answered(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
+        before = self._counters.energy_j()
         with ThreadPoolExecutor(self._threads) if self._threads else nullcontext() as executor:
-            for records in _answered(self._opened.asker, blocks, executor):
-                self._asked += len(records)
-                yield records
-
-    def ask(self, question: Question) -> Record:
-        """One question, for runs that take turns. Its energy is not counted: NVML's steps are longer than a turn."""
-        self._energy_j = None
-        (record,) = self._opened.asker.ask([question])
-        return record
+            yield from _answered(self._opened.asker, blocks, executor)
+        self._energy_j = energy_between(before, self._counters.energy_j(), sum(map(len, blocks)))
 
     def closing(self) -> Closing:
         relevance = self._opened.relevance
@@ -96,7 +88,7 @@ class OwnProcess(Answers):
         measured = {
             **self._opened.measured(self._device),
             "first_call_ms": self._first_call_ms,
-            "energy_j_mean": energy_between(self._energy_j, self._counters.energy_j(), self._asked),
+            "energy_j_mean": self._energy_j,
         }
         return Closing(measured, self._opened.notes(), truncations)
 

@@ -113,7 +113,7 @@ class Qwen25VL(DynamicResolutionVLM):
         first, count = int(patches[:begin].sum()), int(patches[begin:end].sum())
         return prepared.pixel_values[first : first + count], {"image_grid_thw": grids[begin:end]}
 
-    def _vision_flops(self, prepared: ModelInputs) -> int:
+    def _vision_flops(self, prepared: ModelInputs) -> int | None:
         return flops.window_encoder(self.model.config.vision_config, prepared.extras["image_grid_thw"].tolist())
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from semclip_eval.errors import ConfigError
 from semclip_eval.lazy import library
+from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.grounding import QWEN3_VL, THOUSAND
 from semclip_eval.models.insight import ViewTokens
 from semclip_eval.models.transformers.prompts import CONVERSATIONS, Conversation
@@ -90,6 +91,10 @@ class Qwen3VL(Qwen25VL):
     def box_frame(self, width: int, height: int) -> tuple[float, float]:
         """0 .. 1000 on both sides, whatever the image processor makes of the image."""
         return THOUSAND
+
+    def _vision_flops(self, prepared: ModelInputs) -> int | None:
+        """Not counted: Qwen2.5-VL's windows and three matrices are not this tower's."""
+        return None
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(visual tokens, hidden size x (1 + levels)): the projected features, then DeepStack's level by level."""
