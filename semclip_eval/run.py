@@ -79,6 +79,7 @@ def nothing_left_of_a_refusal(folder: Path) -> Iterator[None]:
 
 
 def is_finished(plan: Plan) -> bool:
+    """Is nothing left to ask? DataError where a run that its summary calls finished is not whole."""
     summary = plan.folder / SUMMARY
     if not summary.exists() or not read_rows(summary):
         return False
@@ -318,6 +319,7 @@ def _report_thoughts(plan: Plan, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def judge(plan: Plan) -> None:
+    """RunFailed where more questions ended in an error than `run.max_error_rate` allows."""
     row = read_summary(plan.folder)
     errors, total = int(row["n_error"]), int(row["n"])
     if total and errors / total > plan.run.max_error_rate:

@@ -40,10 +40,6 @@ class Answers(ABC):
     def warm_up(self, questions: Sequence[Question]) -> None:  # noqa: B027 (optional)
         """Ask these before the clock counts; nothing is kept."""
 
-    def ask(self, question: Question) -> Record:
-        """One question, for runs that take turns in this process (`interleave.py`)."""
-        raise NotImplementedError
-
     @abstractmethod
     def answered(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
         """The records of every block, a block's own in its order."""
@@ -74,7 +70,6 @@ class OwnProcess(Answers):
         latencies = [self._opened.asker.ask([question])[0].latency_ms for question in questions]
         self._first_call_ms = latencies[0]["e2e"] if latencies and latencies[0] else None
         reset_peak_memory(self._device)
-        self._energy_j = self._counters.energy_j()
 
     def answered(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
         before = self._counters.energy_j()
