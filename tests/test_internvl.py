@@ -45,10 +45,19 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("internvl"), tuple(NAMES.values()))
+
+
+@pytest.fixture(scope="module")
+def grounding_folder(tmp_path_factory):
+    """With the marks of boxes as single tokens, as published."""
+    return saved(tmp_path_factory.mktemp("internvl"), (*NAMES.values(), "<ref>", "</ref>", "<box>", "</box>"))
+
+
+def saved(place, specials):
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-    place = tmp_path_factory.mktemp("internvl")
-    ids = save_qwen_tokenizer(place, (*NAMES.values(), "<ref>", "</ref>", "<box>", "</box>"), NAMES)
+    ids = save_qwen_tokenizer(place, specials, NAMES)
     torch.manual_seed(0)
     config = InternVLConfig(
         vision_config={
@@ -83,6 +92,10 @@ def vlm(folder):
 
 @pytest.fixture(scope="module")
 def reference(folder):
+    return reference_of(folder)
+
+
+def reference_of(folder):
     from transformers import (
         AutoTokenizer,
         GotOcr2ImageProcessorPil,
@@ -202,8 +215,9 @@ def test_hide_shows_the_collage_of_the_published_code(vlm, reference):
     check_hide(vlm, reference, noise_image(8, 160, 160), (16, 16), 2, "\n<|im_start|>assistant\n")
 
 
-def test_boxes_are_asked_for_with_the_marks_that_are_single_tokens(vlm, reference):
-    check_box_prompt(vlm, reference)
+def test_boxes_are_asked_for_with_the_marks_that_are_single_tokens(grounding_folder):
+    vlm = built(path=str(grounding_folder))
+    check_box_prompt(vlm, reference_of(grounding_folder))
     prepared = vlm.prepare(Request((noise_image(0, 50, 50),), vlm.box_prompt("star", 9)))
     marks = [prepared.input_ids.count(vlm.tokenizer.convert_tokens_to_ids(mark)) for mark in ("<ref>", "</ref>")]
     assert marks == [1, 1]

@@ -78,7 +78,8 @@ def at(server: MiniServer, *more: str) -> list[str]:
 
 
 def without_losses(record: dict) -> dict:
-    return {key: value for key, value in record.items() if key not in ("option_losses", "candidates")}
+    # A server tells nothing of which its FLOPs could be counted.
+    return {key: value for key, value in record.items() if key not in ("option_losses", "candidates", "flops")}
 
 
 def psi_of(record: dict) -> list[float]:
