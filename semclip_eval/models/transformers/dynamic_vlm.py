@@ -30,10 +30,10 @@ class DynamicResolutionVLM(TransformersVLM):
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(visual tokens, width) of some views, in the order of their placeholders; inputs are on the device.
 
-        The width is the language model's hidden size, or what the family's `_view_tokens` takes apart.
+        The width is the language model's hidden size, or what the family's `_typed_view` takes apart.
         """
 
-    def _view_tokens(self, features: torch.Tensor, class_attention: torch.Tensor | None) -> ViewTokens:
+    def _typed_view(self, features: torch.Tensor, class_attention: torch.Tensor | None) -> ViewTokens:
         """One view's tokens, of its rows of `_image_features`."""
         return ViewTokens(features, class_attention)
 
@@ -74,7 +74,7 @@ class DynamicResolutionVLM(TransformersVLM):
         attention = [part.class_attention for part in parts if part.class_attention is not None]
         counts = list(prepared.view_tokens)
         weights = torch.cat(attention).split(counts) if asks else (None,) * views
-        return [self._view_tokens(view, weight) for view, weight in zip(features.split(counts), weights, strict=True)]
+        return [self._typed_view(view, weight) for view, weight in zip(features.split(counts), weights, strict=True)]
 
     def _overview_features(self, prepared: ModelInputs) -> ViewFeatures:
         """The first view's features, kept or made alone, so that their bits do not depend on the other views."""

@@ -92,7 +92,7 @@ class Qwen3VL(Qwen25VL):
         ]
         return torch.cat([torch.cat(list(outputs.pooler_output)), *levels], dim=-1)
 
-    def _view_tokens(self, features: torch.Tensor, class_attention: torch.Tensor | None) -> ViewTokens:
+    def _typed_view(self, features: torch.Tensor, class_attention: torch.Tensor | None) -> ViewTokens:
         return ViewTokens(features[:, : self.hidden_size], class_attention, features[:, self.hidden_size :])
 
     def _read_prompt(
