@@ -35,6 +35,7 @@ VARIANTS = {
     "zoom_25_forwards": "zoom",
     "rap_25_forwards": "rap",
     "focus_m_8": "focus",
+    "hide": "hide",
     "gate_standout": "gate",
     "sparse_full_crop_a_fifth": "sparse",
     "oracle": "oracle",
@@ -119,6 +120,11 @@ def heat(axes: Axes, scores: Sequence[tuple[Sequence[float], float]]) -> None:
     """A veil over the image, thin where the score is high."""
     if not scores:
         return
+    # Several maps, one a target: the highest of them.
+    highest: dict[tuple[float, ...], float] = {}
+    for box, score in scores:
+        highest[tuple(box)] = max(score, highest.get(tuple(box), score))
+    scores = list(highest.items())
     low, high = min(score for _, score in scores), max(score for _, score in scores)
     for (left, top, right, bottom), score in scores:
         veil = 0.55 * (1 - (score - low) / (high - low or 1))
