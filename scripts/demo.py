@@ -22,6 +22,8 @@ from semclip_eval.results.comparison import Pair, Run, paired, read_run
 from semclip_eval.results.summary import ROLL_UP, read_rows
 
 STEPS_LIMIT = 600
+# Questions of the report that are shown with their image.
+PICTURES = 300
 # The steps ask about images that the sweep has seen: ψ's crop embeddings are kept on disk for them.
 BASE = ("profile=mini", "psi.store_mib=64")
 
@@ -37,7 +39,6 @@ class Step:
 
 
 STEPS = (
-    Step("every crop, not the best", (), ("selector=full_crop",)),
     Step("a finer grid: 2x2 → 4x4", ("crops=grid2x2",), ()),
     Step("ψ reads phrases, not all", ("psi.text=question",), ()),
     Step(
@@ -71,7 +72,7 @@ def main() -> int:
         code = show_steps(chosen.output / "steps", min(chosen.steps_limit, chosen.limit or chosen.steps_limit))
     if code == 0:
         out.print()
-        code = semclip_eval(["report", str(chosen.output)])
+        code = semclip_eval(["report", str(chosen.output), "--pictures", str(PICTURES)])
     out.print(f"\nAll numbers: {chosen.output / ROLL_UP}", highlight=False, soft_wrap=True)
     out.print(f"Look next:   {chosen.output / 'report' / 'report.html'} in a browser, or", highlight=False)
     out.print(f"             {program} show {folders['semclip']} --question 0", highlight=False, soft_wrap=True)

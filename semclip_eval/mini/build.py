@@ -3,10 +3,12 @@
 import contextlib
 import itertools
 import json
+import os
 import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -71,30 +73,35 @@ def build_vstar(
     questions_per_category: one number, or one by category. first: the first scene.
     """
     lines: list[str] = []
-    for category in VSTAR_CATEGORIES:
-        given = questions_per_category
-        count = given if isinstance(given, int) else given[category]
-        (folder / category).mkdir(parents=True)
-        for scene, question in itertools.islice(vstar_questions(category, split, first), count):
-            stem = f"sa_{100000 + scene.index}"
-            _save_jpeg(scene, folder / category / f"{stem}.jpg")
-            names = [thing.name if question.kind == "relation" else thing.shape for thing in question.targets]
-            record = {
-                "target_object": names,
-                "bbox": [_xywh(thing) for thing in question.targets],
-                "question": question.text,
-                "options": list(question.options),
-            }
-            (folder / category / f"{stem}.json").write_text(json.dumps(record) + "\n")
-            options, label = shuffled(_short_options(question), random.Random(f"vstar/{split}/{scene.index}"))
-            line = {
-                "image": f"{category}/{stem}.jpg",
-                "text": lettered_text(question.text, options, "(A)"),
-                "category": category,
-                "label": label,
-                "question_id": str(len(lines)),
-            }
-            lines.append(json.dumps(line))
+    images: list[Future[None]] = []
+    # A picture depends on its scene alone; resizing and JPEG let other threads run.
+    with ThreadPoolExecutor(os.cpu_count()) as drawing:
+        for category in VSTAR_CATEGORIES:
+            given = questions_per_category
+            count = given if isinstance(given, int) else given[category]
+            (folder / category).mkdir(parents=True)
+            for scene, question in itertools.islice(vstar_questions(category, split, first), count):
+                stem = f"sa_{100000 + scene.index}"
+                images.append(drawing.submit(_save_jpeg, scene, folder / category / f"{stem}.jpg"))
+                names = [thing.name if question.kind == "relation" else thing.shape for thing in question.targets]
+                record = {
+                    "target_object": names,
+                    "bbox": [_xywh(thing) for thing in question.targets],
+                    "question": question.text,
+                    "options": list(question.options),
+                }
+                (folder / category / f"{stem}.json").write_text(json.dumps(record) + "\n")
+                options, label = shuffled(_short_options(question), random.Random(f"vstar/{split}/{scene.index}"))
+                line = {
+                    "image": f"{category}/{stem}.jpg",
+                    "text": lettered_text(question.text, options, "(A)"),
+                    "category": category,
+                    "label": label,
+                    "question_id": str(len(lines)),
+                }
+                lines.append(json.dumps(line))
+        for image in images:
+            image.result()
     (folder / "test_questions.jsonl").write_text("\n".join(lines) + "\n")
 
 
