@@ -16,7 +16,7 @@ SAME_ANSWERS = frozenset(
     "run.resume run.retry_errors run.max_error_rate".split()
 )
 # What an accuracy run and the latency run of its configuration have in common, beside the choice of views.
-TIMED_COLUMNS = "profile benchmark protocol model model_revision".split()
+TIMED_COLUMNS = "profile benchmark split protocol model model_revision dataset_revision".split()
 # A run's own columns that every run of one comparison shares. The revisions are among them: answers of two versions
 # of the weights or the data do not belong in one column, whatever else is the same.
 SHARED = "profile benchmark split protocol metric model model_revision dataset_revision mode seed n".split()
@@ -93,17 +93,22 @@ def newest_of_each(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     return [run for run in runs if run.id in kept]
 
 
+def times(timed: FinishedRun, run: FinishedRun) -> bool:
+    """Is `timed` a latency run of the configuration, weights and data of `run`?"""
+    return (
+        timed.row["mode"] == "latency"
+        and run.random_weights == timed.random_weights
+        and all(run.row[name] == timed.row[name] for name in TIMED_COLUMNS)
+        and all(run.config.get(name) == timed.config.get(name) for name in ("selector", "crops", "psi"))
+    )
+
+
 def latency_run(run: FinishedRun, timed: Iterable[FinishedRun]) -> FinishedRun | None:
     """Of `timed` the latency run of the same configuration: benchmark, protocol, model, selector, crops and ψ.
 
     Of several the one with most questions, then the newest.
     """
-    same = [
-        other
-        for other in timed
-        if all(run.row[name] == other.row[name] for name in TIMED_COLUMNS)
-        and all(run.config.get(name) == other.config.get(name) for name in ("selector", "crops", "psi"))
-    ]
+    same = [other for other in timed if times(other, run)]
     return max(same, key=lambda other: (int(other.row["n"]), other.row["started_at"], other.id), default=None)
 
 

@@ -164,13 +164,7 @@ def _main_record(line: Line, recorded: Sequence[str]) -> dict[str, Any]:
     }
     if pair is not None:
         record |= {
-            "difference": pair.other_accuracy - pair.reference_accuracy,
-            "difference_ci_low": pair.difference.low if pair.difference else None,
-            "difference_ci_high": pair.difference.high if pair.difference else None,
-            "n_better": len(pair.only_other),
-            "n_worse": len(pair.only_reference),
-            "n_paired": pair.n_units,
-            "mcnemar_p": pair.p,
+            **pair.record,
             "comparison_note": p_doubt(pair),
             "reference_run_id": line.reference.id if line.reference else None,
         }

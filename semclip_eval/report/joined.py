@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from semclip_eval.report.comparisons import Comparison
+from semclip_eval.report.comparisons import Comparison, times
 from semclip_eval.report.runs import FinishedRun
 
-SAME_COLUMNS = ("profile", "benchmark", "split", "protocol", "model", "model_revision", "dataset_revision")
-SAME_SECTIONS = ("selector", "crops", "psi")
 MACHINE = ("device", "dtype", "attn")
 
 
@@ -30,7 +28,7 @@ def timings(comparison: Comparison, timed: Sequence[FinishedRun]) -> Timings:
     by_machine: dict[tuple[str, ...], dict[str, FinishedRun]] = {}
     for labelled in comparison.runs:
         for other in timed:
-            if not _same_configuration(labelled.run, other):
+            if not times(other, labelled.run):
                 continue
             found = by_machine.setdefault(tuple(other.row[name] for name in MACHINE), {})
             known = found.get(labelled.run.id)
@@ -42,13 +40,4 @@ def timings(comparison: Comparison, timed: Sequence[FinishedRun]) -> Timings:
     return Timings(
         ", ".join(part for part in machine if part),
         {identity: value for identity, run in runs.items() if (value := run.number("e2e_ms_p50")) is not None},
-    )
-
-
-def _same_configuration(run: FinishedRun, other: FinishedRun) -> bool:
-    return (
-        other.row["mode"] == "latency"
-        and run.random_weights == other.random_weights
-        and all(run.row[name] == other.row[name] for name in SAME_COLUMNS)
-        and all(run.config.get(name) == other.config.get(name) for name in SAME_SECTIONS)
     )

@@ -73,9 +73,10 @@ class Section:
         if line is None or line.pair is None or line.pair.difference is None:
             return ""
         pair, difference = line.pair, line.pair.difference
+        mean = pair.other_accuracy - pair.reference_accuracy  # as the table below says it, to the last digit
         text = (
             f"With {line.name} the {self.comparison.shared('metric')} is {percent(pair.other_accuracy)} %, "
-            f"with no_crop {percent(pair.reference_accuracy)} %: a difference of {points(difference.mean)} points "
+            f"with no_crop {percent(pair.reference_accuracy)} %: a difference of {points(mean)} points "
             f"(95 % interval {points(difference.low)} to {points(difference.high)}"
             + (")" if pair.p is None or pair.n_clusters < pair.n_units else f", p {_equals(p_value(pair.p))})")
         )

@@ -75,6 +75,19 @@ class Pair:
     p: float | None
     visual_tokens_ratio: float | None
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """The cells of a CSV that say how the run differs from the reference; fractions, None where not known."""
+        return {
+            "difference": self.other_accuracy - self.reference_accuracy,
+            "difference_ci_low": self.difference.low if self.difference else None,
+            "difference_ci_high": self.difference.high if self.difference else None,
+            "n_better": len(self.only_other),
+            "n_worse": len(self.only_reference),
+            "n_paired": self.n_units,
+            "mcnemar_p": self.p,
+        }
+
 
 @dataclass(frozen=True)
 class Comparison:

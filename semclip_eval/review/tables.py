@@ -194,14 +194,8 @@ def _record(review: Review, row: ReviewRow) -> dict[str, Any]:
     }
     if pair is not None:
         record |= {
-            "difference": pair.other_accuracy - pair.reference_accuracy,
-            "difference_ci_low": pair.difference.low if pair.difference else None,
-            "difference_ci_high": pair.difference.high if pair.difference else None,
-            "n_better": len(pair.only_other),
-            "n_worse": len(pair.only_reference),
-            "n_paired": pair.n_units,
+            **pair.record,
             "discordant": row.discordant,
-            "mcnemar_p": pair.p,
             "mcnemar_p_holm": row.p_holm,
             "detectable_difference": row.detectable,
             "detectable_difference_strictest": row.detectable_strictest,

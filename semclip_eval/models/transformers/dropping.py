@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from semclip_eval.lazy import library
+from semclip_eval.models.transformers.attention_function import attention_function
 from semclip_eval.models.transformers.probing import attention_weights
 from semclip_eval.types import Drops
 
@@ -83,23 +84,12 @@ def reading(model: Any, dropping: Dropping | None) -> Iterator[None]:
     if dropping is None:
         yield
         return
-    _register()
-    before = model.config.text_config._attn_implementation
-    model.set_attn_implementation({"text_config": NAME})
-    _active = dropping
-    try:
-        yield
-    finally:
-        _active = None
-        model.set_attn_implementation({"text_config": before})
-
-
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    with attention_function(model, NAME, _attention):
+        _active = dropping
+        try:
+            yield
+        finally:
+            _active = None
 
 
 def _attention(

@@ -48,7 +48,7 @@ class DynamicResolutionVLM(TransformersVLM):
         self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`_image_features`, and the class token's attention (visual tokens), float32: where a family can tell it."""
-        raise NotImplementedError
+        raise self._cannot("class_attention")
 
     @without_gradients
     def encode(self, batch: Sequence[ModelInputs]) -> list[list[ViewTokens]]:

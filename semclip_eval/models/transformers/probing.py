@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from semclip_eval.lazy import library
+from semclip_eval.models.transformers.attention_function import attention_function
 
 if TYPE_CHECKING:
     import torch
@@ -45,23 +46,12 @@ _active: Probe | None = None
 def probing(model: Any, probe: Probe) -> Iterator[None]:
     """Let the language model of `model` run under the probe; its own attention function comes back at the end."""
     global _active
-    _register()
-    before = model.config.text_config._attn_implementation
-    model.set_attn_implementation({"text_config": NAME})
-    _active = probe
-    try:
-        yield
-    finally:
-        _active = None
-        model.set_attn_implementation({"text_config": before})
-
-
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    with attention_function(model, NAME, _attention):
+        _active = probe
+        try:
+            yield
+        finally:
+            _active = None
 
 
 def _attention(
