@@ -697,3 +697,24 @@ def test_a_row_that_cannot_be_placed_is_left_out_by_name(tmp_path: Path) -> None
     (folder / "summary.csv").write_text("\n".join(lines) + "\n")
     _, left_out = report(tmp_path, 2)
     assert [("selector" in each.why, each.folder.split("/")[-2]) for each in left_out] == [(True, "no_crop")]
+
+
+def test_how_a_run_was_carried_out_sets_no_two_runs_apart(tmp_path: Path) -> None:
+    """Another number of workers or threads, a tracker: the same answers, one table, and nothing said of it."""
+    execute(config(tmp_path))
+    folder = execute(config(tmp_path, selector=SEMCLIP))
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    written["run"] |= {
+        "workers": 4,
+        "executor": "ray",
+        "num_workers": 7,
+        "track": ["tensorboard"],
+        "max_error_rate": 0.5,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(written))
+    files, left_out = report(tmp_path, 2)
+    assert not left_out
+    rows = {row["selector"]: row for row in records(files, ".main.csv")}
+    assert set(rows) == {"no_crop", "semclip"}
+    assert rows["semclip"]["difference"]  # paired with no_crop
+    assert not rows["semclip"].get("comparison_note")

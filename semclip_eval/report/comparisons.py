@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from semclip_eval.config import NOT_IN_RUN_ID
 from semclip_eval.report.runs import KINDS, FinishedRun
 
 SECTIONS = ("selector", "crops", "psi", "model", "benchmark", "run")
 # Where the data and the weights lie and how the work is spread changes no answer; compare checks the questions.
 SAME_ANSWERS = frozenset(
-    "benchmark.path benchmark.hub_id model.path model.hub_id run.limit run.batch_size run.num_workers run.output_dir "
-    "run.resume run.retry_errors run.max_error_rate".split()
+    [
+        *"benchmark.path benchmark.hub_id model.path model.hub_id run.limit run.batch_size".split(),
+        *(f"run.{name}" for name in NOT_IN_RUN_ID),
+    ]
 )
 # What an accuracy run and the latency run of its configuration have in common, beside the choice of views.
 TIMED_COLUMNS = "profile benchmark split protocol model model_revision dataset_revision".split()

@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from semclip_eval.config import NOT_IN_RUN_ID
 from semclip_eval.console import percent
 from semclip_eval.files import read_text
 from semclip_eval.results.summary import read_categories, read_summary
@@ -28,7 +29,7 @@ ORACLE_NOTE = "* sees the annotated boxes: an upper bound, not a method"
 # What tells two runs apart in a table without a word on their settings.
 SHOWN_NAMES = ("benchmark", "model", "protocol", "crops", "selector")
 E2E = "E2E ms p50\n(p25-p75)"
-CARRIED_OUT = ("run.output_dir", "run.num_workers", "run.resume", "run.retry_errors")
+CARRIED_OUT = frozenset(f"run.{name}" for name in NOT_IN_RUN_ID)
 
 Row = Mapping[str, str]
 
@@ -80,6 +81,8 @@ def _told_apart(jobs: Sequence[Path | Failure], rows: Sequence[Row]) -> list[Row
         groups.setdefault(tuple(row.get(name) for name in SHOWN_NAMES), []).append(number)
     named = [dict(row) for row in rows]
     for places in groups.values():
+        if len(places) == 1:
+            continue
         configs = {place: _config(job) for place in places if isinstance(job := jobs[place], Path)}
         differing = [
             key
