@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from semclip_eval.devices import reading_threads
+
 if TYPE_CHECKING:
     from semclip_eval.config import RunConfig
     from semclip_eval.types import Prompt
@@ -50,7 +52,8 @@ def mode_of(run: RunConfig) -> Mode:
     """The mode that `run.mode` names, with the run's own numbers."""
     if run.mode == "latency":
         return Mode("latency", 1, 0, keeps=False, times=True, forced_tokens=run.new_tokens, warmup=run.warmup)
-    return Mode("accuracy", run.batch_size, run.num_workers, keeps=True, times=False, forced_tokens=None, warmup=0)
+    threads = reading_threads() if run.num_workers == "auto" else int(run.num_workers)
+    return Mode("accuracy", run.batch_size, threads, keeps=True, times=False, forced_tokens=None, warmup=0)
 
 
 def identity_of(section: Mapping[str, Any], left_out: tuple[str, ...]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from semclip_eval import session
+from semclip_eval.answers.ahead import ReadsAhead
 from semclip_eval.answers.pipeline import Pipeline
 from semclip_eval.answers.recording import Item
 from semclip_eval.answers.replay import Replay
@@ -39,17 +40,14 @@ LARGE_SIDE = 4096
 OPTIONAL = {"psi": "psi", "crops": "candidates"}
 
 
-class Asker(Protocol):
+class Asker(ReadsAhead, Protocol):
     """What asks blocks of questions."""
-
-    def load(self, question: Question) -> Item:
-        """Read what is needed ahead."""
 
     def ask(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Record]:
         """The records of a block, in its order."""
 
     def ask_loaded(self, items: list[Item], executor: Executor | None = None) -> list[Record]:
-        """`ask` for items that are loaded."""
+        """`ask` for items that are loaded, and may be chosen."""
 
 
 @dataclass(frozen=True)

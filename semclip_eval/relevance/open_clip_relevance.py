@@ -194,7 +194,7 @@ class OpenClipRelevance(Relevance):
 
         clip = self._loaded()
         with self.part("psi_crop"):
-            pixels = torch.stack([clip.stretch(image) for image in images])
+            pixels = torch.stack(self.mapped(clip.stretch, images))
         with self.part("psi_image"), torch.inference_mode():
             pixels = pixels.to(self.device, dtype=open_clip.get_input_dtype(self.precision))
             flat = patches.sign_of(visual, recipe) * patches.patch_features(visual, pixels, recipe).cpu()
@@ -295,7 +295,7 @@ class OpenClipRelevance(Relevance):
         for start in range(0, len(work), self.batch_size):
             chunk = work[start : start + self.batch_size]
             with self.part("psi_crop"):
-                pixels = torch.stack([clip.preprocess(image.crop(box)) for (_, box), image in chunk])
+                pixels = torch.stack(self.mapped(lambda work: clip.preprocess(work[1].crop(work[0][1])), chunk))
             with self.part("psi_image"):
                 embeddings = self._embed("image", pixels)
             for ((key, box), _), embedding in zip(chunk, embeddings, strict=True):
