@@ -64,7 +64,7 @@ def driver_devices() -> tuple[int, int] | None:
 
 
 def reading_threads() -> int:
-    """Threads that read images ahead for one model: this process's cores, shared by the CUDA devices; 2 to 8 of them."""
+    """Threads that read images ahead for one model: the process's cores, shared by the CUDA devices; 2 to 8 of them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, max(2, cores // max(1, cuda_device_count())))
 

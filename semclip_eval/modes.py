@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mode:
-    """batch_size: questions in a block. threads: that read and prepare ahead. keeps: may what was computed for
-    one question serve another? times: does the clock run? forced_tokens: number of tokens of every generated answer,
-    None for as many as the model wants. warmup: questions asked before the clock counts.
+    """batch_size: questions in a block; None where that is settled when the model is there (`auto`). threads: that read
+    and prepare ahead. keeps: may what was computed for one question serve another? times: does the clock run?
+    forced_tokens: number of tokens of every generated answer, None for as many as the model wants. warmup: questions
+    asked before the clock counts.
     """
 
     name: str
-    batch_size: int
+    batch_size: int | None
     threads: int
     keeps: bool
     times: bool
@@ -53,7 +54,8 @@ def mode_of(run: RunConfig) -> Mode:
     if run.mode == "latency":
         return Mode("latency", 1, 0, keeps=False, times=True, forced_tokens=run.new_tokens, warmup=run.warmup)
     threads = reading_threads() if run.num_workers == "auto" else int(run.num_workers)
-    return Mode("accuracy", run.batch_size, threads, keeps=True, times=False, forced_tokens=None, warmup=0)
+    size = None if run.batch_size == "auto" else int(run.batch_size)
+    return Mode("accuracy", size, threads, keeps=True, times=False, forced_tokens=None, warmup=0)
 
 
 def identity_of(section: Mapping[str, Any], left_out: tuple[str, ...]) -> dict[str, Any]:

@@ -31,7 +31,10 @@ class Closing:
 
 
 class Answers(ABC):
-    """Ready to answer: models are loaded. `described` are versions, machine and device (`environment.describe`)."""
+    """Ready to answer: models are loaded.
+
+    described: versions, machine and device (`environment.describe`), and `batch_size`, the questions of a block.
+    """
 
     described: Mapping[str, Any]
 
@@ -57,6 +60,7 @@ class OwnProcess(Answers):
         ceilings = known_ceilings(plan.run.device, plan.run.dtype) if mode.times else None
         self.described = {
             **describe(plan.run.device),
+            "batch_size": self._opened.batch_size,
             "ceilings": None if ceilings is None else asdict(ceilings),
             "device_state": self._counters.describe(),
         }

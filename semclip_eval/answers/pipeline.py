@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from semclip_eval.answers.failures import each_at_fault_alone
+from semclip_eval.answers.failures import Attempts
 from semclip_eval.answers.offers import BenchmarkImages, TruthJudge
 from semclip_eval.answers.recording import Item, record_of
 from semclip_eval.benchmarks.base import Benchmark
@@ -76,6 +76,7 @@ class Pipeline:
         self._asked = 0
         # Held by whoever lets ψ and the selector compute.
         self._choosing = threading.Lock()
+        self._selecting, self._answering = Attempts(vlm, run.device), Attempts(vlm, run.device)
 
     def load(self, question: Question) -> Item:
         """Read one image (a thread of its own may do this ahead)."""
@@ -132,16 +133,15 @@ class Pipeline:
     def _go_through(self, items: list[Item], executor: Executor | None = None) -> None:
         """All stages but load and score."""
         self.vlm.begin_block(keep=self.mode.keeps)
-        device = self.run.device
         unready = [item for item in items if item.error is None and item.prepared is None]
         if unready:
-            self._choose(unready, executor, lambda some: each_at_fault_alone(some, self._select, self.vlm, device))
+            self._choose(unready, executor, lambda some: self._selecting.run(some, self._select))
             with self.clock.stage("prepare"):
                 chosen = [item for item in unready if item.error is None]
                 for _ in executor.map(self._prepare, chosen) if executor else map(self._prepare, chosen):
                     pass
-        beside = self._choosing if executor is not None and self.chooses_ahead else None
-        each_at_fault_alone(items, self._answer, self.vlm, device, beside)
+        self._answering.others = self._choosing if executor is not None and self.chooses_ahead else None
+        self._answering.run(items, self._answer)
 
     def _choose(self, items: list[Item], executor: Executor | None, select: Callable[[list[Item]], None]) -> None:
         """Let ψ and the selector compute for some items of a block, and for nobody else meanwhile."""

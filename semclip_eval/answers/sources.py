@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from semclip_eval import session
 from semclip_eval.answers.ahead import ReadsAhead
+from semclip_eval.answers.batching import questions_at_once
 from semclip_eval.answers.pipeline import Pipeline
 from semclip_eval.answers.recording import Item
 from semclip_eval.answers.replay import Replay
@@ -52,9 +53,13 @@ class Asker(ReadsAhead, Protocol):
 
 @dataclass(frozen=True)
 class Opened:
-    """A source that is ready: `asker` asks; what ψ and the model have to say is asked for when all is done."""
+    """A source that is ready: `asker` asks; what ψ and the model have to say is asked for when all is done.
+
+    batch_size: questions in a block.
+    """
 
     asker: Asker
+    batch_size: int = 1
     relevance: Any = None
     vlm: VLM | None = None
 
@@ -243,7 +248,8 @@ class LiveSource(Source):
             vlm.check_views(selector.most_views(candidates), new_tokens, **kept)
         psi_reads = (resolved["psi"] or {}).get("text") or "question"
         pipeline = Pipeline(benchmark, selector, crops, relevance, vlm, run, psi_reads)
-        return Opened(pipeline, relevance=relevance, vlm=vlm)
+        size = mode.batch_size if mode.batch_size is not None else questions_at_once(pipeline, questions)
+        return Opened(pipeline, size, relevance=relevance, vlm=vlm)
 
     def _psi(self, keeps: bool, context: Mapping[str, Any]) -> Any:
         section = dict(self.config["psi"])

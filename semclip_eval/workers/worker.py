@@ -73,7 +73,8 @@ class BlockWorker:
         threads = mode_of(plan.run).threads
         self._ahead = Ahead(self._opened.asker, threads) if threads else None
         reset_peak_memory(plan.run.device)
-        return Ready(self.number, job.number, socket.gethostname(), describe(plan.run.device))
+        described = {**describe(plan.run.device), "batch_size": self._opened.batch_size}
+        return Ready(self.number, job.number, socket.gethostname(), described)
 
     def _answer(self, task: Task) -> Answered:
         asker, ahead = self._job_at_hand().asker, self._ahead
