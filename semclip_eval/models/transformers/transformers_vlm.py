@@ -38,6 +38,8 @@ else:
 LOAD_FORMATS = ("auto", "dummy")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DEVICE_MAPS = ("auto",)
+# Options of a question, as far as room is made for copies of its cache.
+OPTIONS = 4
 TARGETS = ("argmax", "entropy")
 QUERIES = ("last", "text")
 
@@ -244,9 +246,12 @@ class TransformersVLM(CachedDecoder):
 
     def tokens_at_once(self) -> int | None:
         """See `VLM.tokens_at_once`."""
-        if not hasattr(self.model.config.text_config, "num_attention_heads"):
+        text = self.model.config.text_config
+        if not hasattr(text, "num_attention_heads"):
             return None
-        return tokens_at_once(self.model.config.text_config, self.dtype, weights.bytes_by_device(self.model))
+        return tokens_at_once(
+            text, self.dtype, weights.bytes_by_device(self.model), 0 if self.shares_prompts else OPTIONS
+        )
 
     def check_views(self, views: int, new_tokens: int, kept: Callable[[int], int] | None = None) -> None:
         """See `VLM.check_views`."""
