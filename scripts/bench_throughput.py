@@ -15,39 +15,33 @@ Two image sizes: the miniature's own 504 px and the same scenes enlarged to 2016
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 import torch
+from bench_common import PSI_READS, Parts, enlarged, markdown, write_environment, write_rows
 from PIL import Image
 
-from semclip_eval.answers.pipeline import Pipeline
-from semclip_eval.api import load_crops, load_psi, load_selector, load_vlm
+from semclip_eval.api import load_crops
 from semclip_eval.benchmarks.vstar import VStar
-from semclip_eval.config import RunConfig
 from semclip_eval.console import notice, out
-from semclip_eval.environment import describe
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.models.transformers.views import pad_to_square, padding_colour
-from semclip_eval.places import data_folder
 from semclip_eval.relevance.base import psi_text
-from semclip_eval.types import Question
+from semclip_eval.types import Answer, Question
 
 SELECTORS = ("no_crop", "semclip", "full_crop")
 PROTOCOLS = ("likelihood", "letter")
 SIZES = {"504 px": 1, "2016 px": 4}
-PSI_READS = "noun_phrases"
+HEADINGS = {
+    "size": "images", "protocol": "protocol", "selector": "selector", "naive_ms": "naive ms",
+    "product_ms": "product ms", "product_over_naive": "over naive", "batch8_over_naive": "batch 8 over naive",
+    "model_share_naive": "in the models: naive", "model_share_product": "product", "model_share_batch8": "batch 8",
+}  # fmt: skip
 
 
 def main() -> int:
@@ -57,7 +51,6 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=24, help="questions of a cell")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
     chosen.output.mkdir(parents=True, exist_ok=True)
     parts = Parts()
     rows = []
@@ -69,59 +62,12 @@ def main() -> int:
                 notice(f"{size}, {protocol}, {selector}")
                 rows.append({"size": size, "protocol": protocol, "selector": selector}
                             | cell(parts, benchmark, selector, chosen.rounds))  # fmt: skip
-    with (chosen.output / "throughput.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    environment = {**describe("cpu"), "questions": chosen.questions, "rounds": chosen.rounds, "threads": 1}
-    (chosen.output / "environment.json").write_text(json.dumps(environment, indent=2), encoding="utf-8")
-    text = markdown(rows)
+    write_rows(chosen.output / "throughput.csv", rows)
+    write_environment(chosen.output / "environment.json", questions=chosen.questions, rounds=chosen.rounds)
+    text = markdown(rows, HEADINGS)
     (chosen.output / "throughput.md").write_text(text, encoding="utf-8")
     out.print(text, highlight=False)
     return 0
-
-
-def _psi() -> Any:
-    # Nothing may be known of a crop from an earlier round.
-    return load_psi("mini_clip", profile="mini", device="cpu", cache_images=0, store_mib=0)
-
-
-@dataclass
-class Parts:
-    """The models, loaded once for both sides, and the time spent inside them."""
-
-    vlm: Any = field(default_factory=lambda: load_vlm("mini_llava", profile="mini", device="cpu"))
-    psi: Any = field(
-        default_factory=lambda: load_psi("mini_clip", profile="mini", device="cpu", cache_images=0, store_mib=0)
-    )
-    inside: float = 0.0
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Within it, CPU seconds inside the networks add up in `inside`."""
-        networks = (self.vlm.model.model.vision_tower, self.vlm.model.model.multi_modal_projector,
-                    self.vlm.model.model.language_model, self.vlm.model.lm_head)  # fmt: skip
-        clip = self.psi.loaded_model
-        calls = [(network, "forward") for network in networks]
-        calls += [(clip, "encode_image"), (clip, "encode_text")]
-        originals = [(owner, name, getattr(owner, name)) for owner, name in calls]
-        for owner, name, original in originals:
-            setattr(owner, name, self._timed(original))
-        try:
-            yield
-        finally:
-            for owner, name, original in originals:
-                setattr(owner, name, original)
-
-    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any, **keywords: Any) -> Any:
-            start = time.process_time()
-            try:
-                return call(*arguments, **keywords)
-            finally:
-                self.inside += time.process_time() - start
-
-        return timed
 
 
 def cell(parts: Parts, benchmark: VStar, selector: str, rounds: int) -> dict[str, Any]:
@@ -129,16 +75,7 @@ def cell(parts: Parts, benchmark: VStar, selector: str, rounds: int) -> dict[str
     questions = benchmark.questions()
 
     def product(batch_size: int) -> list[int | None]:
-        run = RunConfig(device="cpu", dtype="float32", batch_size=batch_size, num_workers=0)
-        chooser = load_selector(selector)
-        scheme = load_crops("grid4x4", profile="mini") if "candidates" in chooser.needs else None
-        psi = parts.psi if "psi" in chooser.needs else None
-        if psi is not None:
-            psi.reset()
-        pipeline = Pipeline(benchmark, chooser, scheme, psi, parts.vlm, run, PSI_READS)
-        parts.vlm.reset()
-        blocks = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
-        return [record.choice for block in blocks for record in pipeline.ask(block)]
+        return [record.choice for record in parts.ask(benchmark, selector, batch_size)]
 
     sides: dict[str, Callable[[], list[int | None]]] = {
         "naive": lambda: naive(parts, benchmark, questions, selector),
@@ -207,7 +144,7 @@ def _naive_answer(parts: Parts, benchmark: VStar, question: Question, selector: 
             max_new_tokens=prompt.max_new_tokens,
         )  # fmt: skip
         answer = tokenizer.decode(generated[0, len(start) :], skip_special_tokens=True).strip()
-        return benchmark.score(question, replace_text(answer)).choice
+        return benchmark.score(question, Answer(text=answer)).choice
     losses = []
     for option in prompt.continuations:
         ids = tokenizer(f"{text} {option}{tokenizer.eos_token}")["input_ids"]
@@ -215,13 +152,6 @@ def _naive_answer(parts: Parts, benchmark: VStar, question: Question, selector: 
         target = torch.tensor(ids[len(start) :])
         losses.append(float(torch.nn.functional.cross_entropy(logits[len(start) - 1 : -1], target)))
     return min(range(len(losses)), key=losses.__getitem__)
-
-
-def replace_text(text: str) -> Any:
-    """An answer of that text."""
-    from semclip_eval.types import Answer
-
-    return Answer(text=text)
 
 
 def _open_clip_pixels(parts: Parts, crop: Image.Image) -> torch.Tensor:
@@ -233,37 +163,6 @@ def _open_clip_pixels(parts: Parts, crop: Image.Image) -> torch.Tensor:
         settings = {**model.visual.preprocess_cfg, "resize_mode": "squash"}
         parts.plain = image_transform_v2(PreprocessCfg(**settings), is_train=False)  # type: ignore[attr-defined]
     return parts.plain(crop)  # type: ignore[attr-defined, no-any-return]
-
-
-def enlarged(folder: Path, factor: int, count: int) -> Path:
-    """The first questions of the miniature's V*, half of each category, with images `factor` times as large."""
-    source, target = data_folder("mini://vstar"), folder / f"x{factor}"
-    if (target / "test_questions.jsonl").exists():
-        return target
-    rows = [json.loads(line) for line in (source / "test_questions.jsonl").read_text().splitlines()]
-    kept = [row for category in ("direct_attributes", "relative_position")
-            for row in [row for row in rows if row["category"] == category][: count // 2]]  # fmt: skip
-    for row in kept:
-        place = target / row["image"]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(source / row["image"]) as image:
-            size = (image.width * factor, image.height * factor)
-            image.resize(size, Image.Resampling.BICUBIC).save(place, quality=95, subsampling=0)
-        annotation = json.loads((source / row["image"]).with_suffix(".json").read_text())
-        annotation["bbox"] = [[value * factor for value in box] for box in annotation["bbox"]]
-        place.with_suffix(".json").write_text(json.dumps(annotation))
-    (target / "test_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
-    return target
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    headings = ("images", "protocol", "selector", "naive ms", "product ms", "over naive", "batch 8 over naive",
-                "in the models: naive", "product", "batch 8")  # fmt: skip
-    keys = ("size", "protocol", "selector", "naive_ms", "product_ms", "product_over_naive", "batch8_over_naive",
-            "model_share_naive", "model_share_product", "model_share_batch8")  # fmt: skip
-    lines = ["| " + " | ".join(headings) + " |", "| " + " | ".join("---" for _ in headings) + " |"]
-    return "\n".join([*lines, *("| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows)]) + "\n"
 
 
 if __name__ == "__main__":
