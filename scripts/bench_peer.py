@@ -2,12 +2,13 @@
 
     python scripts/bench_peer.py [--peer PYTHON] [--output FOLDER] [--questions N] [--rounds R]
 
-PYTHON is one that has lmms-eval (`pip install lmms-eval decord`), by default this one; where it has not, one line says
-so and nothing is measured. The questions are a task of lmms-eval's own kind, over a Parquet file: `loglikelihood` of
-every option, and `generate_until` of the published lettered question. Both sides show the overview, which is all that
-lmms-eval knows, and take turns (A B A B); CPU seconds of one thread each, medians over the rounds, the first of which
-only warms up. lmms-eval: the whole `simple_evaluate`, and the part in its model's own methods. llava_hf asks one
-question at a time; so does the product with its default (`run.batch_size=1`), and eight with `run.batch_size=8`.
+PYTHON is one that has lmms-eval (`pip install lmms-eval decord 'transformers<5'`: with transformers 5 its llava_hf
+refuses to score options), by default this one; where it has not, one line says so and nothing is measured. The
+questions are a task of lmms-eval's own kind, over a Parquet file: `loglikelihood` of every option, and `generate_until`
+of the published lettered question. Both sides show the overview, which is all that lmms-eval knows, and take turns
+(A B A B); CPU seconds of one thread each, medians over the rounds, the first of which only warms up. lmms-eval: the
+whole `simple_evaluate`, and the part in its model's own methods. llava_hf asks one question at a time; so does the
+product with its default (`run.batch_size=1`), and eight with `run.batch_size=8`.
 
 Writes `peer.csv` and `peer_environment.json`.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,8 +35,10 @@ from semclip_eval.benchmarks.vstar import VStar
 from semclip_eval.console import notice, out
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.places import model_folder
-from semclip_eval.types import Answer, Question
+from semclip_eval.results.records import Record
+from semclip_eval.types import Answer, Question, Request
 
+SAME = 0.01  # nats, of sums over some 60 tokens
 PROTOCOLS = {"likelihood": "multiple_choice", "letter": "generate_until"}
 TASK = """\
 dataset_path: parquet
@@ -46,15 +50,20 @@ doc_to_visual: !function functions.visual
 doc_to_text: prompt
 doc_to_choice: options
 doc_to_target: truth
+process_results: !function functions.score
 generation_kwargs: {{max_new_tokens: {new_tokens}, do_sample: false, temperature: 0}}
-metric_list: [{{metric: {metric}, aggregation: mean, higher_is_better: true}}]
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
 FUNCTIONS = """\
 def visual(doc):
     return [doc["image"].convert("RGB")]
+
+def score(doc, results):
+    # Only time is compared here: losses of the options, or the text.
+    return {"acc": 0.0}
 """
 HEADINGS = {
-    "protocol": "protocol", "same_answers": "same answers", "questions": "of", "lmms_ms": "lmms-eval ms",
+    "protocol": "protocol", "same_answers": "same answers", "same_losses": "same losses", "questions": "of", "lmms_ms": "lmms-eval ms",
     "lmms_model_ms": "its model's part", "product_ms": "product ms", "batch8_ms": "batch 8 ms",
     "over_lmms": "over lmms-eval", "batch8_over_lmms": "batch 8", "over_lmms_model": "over its model's part",
     "batch8_over_lmms_model": "batch 8 over that",
@@ -70,8 +79,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
     chosen = parser.parse_args()
     version = peer_version(chosen.peer)
-    if version is None:
-        notice(f"{chosen.peer} has no lmms-eval (pip install lmms-eval decord): nothing is measured.")
+    if isinstance(version, str):
+        notice(f"{chosen.peer} has no lmms-eval (pip install lmms-eval decord 'transformers<5'): {version}")
         return 0
     parts, rows = Parts(), []
     with tempfile.TemporaryDirectory() as place:
@@ -80,7 +89,7 @@ def main() -> int:
         benchmarks = {protocol: VStar(path=str(data), protocol=protocol) for protocol in PROTOCOLS}
         for protocol, benchmark in benchmarks.items():
             write_task(folder / "tasks", protocol, benchmark)
-        peer = Peer(chosen.peer, folder / "tasks", model_folder("mini://vlm"))
+        peer = Peer(chosen.peer, folder / "tasks", checkpoint(folder / "model"))
         try:
             for protocol, benchmark in benchmarks.items():
                 notice(protocol)
@@ -94,15 +103,29 @@ def main() -> int:
     return 0
 
 
-def peer_version(python: str) -> dict[str, str] | None:
-    """Versions of lmms-eval and its transformers; None where `llava_hf` cannot be imported."""
+def peer_version(python: str) -> dict[str, str] | str:
+    """Versions of lmms-eval and what it uses; where `llava_hf` cannot be imported, why."""
     program = (
         "import json, lmms_eval.models.simple.llava_hf\nfrom importlib.metadata import version\n"
         "print(json.dumps({name: version(name) for name in ('lmms-eval', 'transformers', 'torch')}))"
     )
     done = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
-    versions: dict[str, str] | None = None if done.returncode else json.loads(done.stdout.splitlines()[-1])
+    if done.returncode:
+        return done.stderr.strip().splitlines()[-1]
+    versions: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return versions
+
+
+def checkpoint(folder: Path) -> Path:
+    """The miniature as transformers 4 reads it too: the image processor's settings in a file of their own."""
+    shutil.copytree(model_folder("mini://vlm"), folder)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {
+        "extra_special_tokens": {}, "model_input_names": ["input_ids", "attention_mask"]}))  # fmt: skip
+    settings = json.loads((folder / "processor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings.pop("image_processor")))
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 def write_task(folder: Path, protocol: str, benchmark: Benchmark) -> None:
@@ -114,12 +137,13 @@ def write_task(folder: Path, protocol: str, benchmark: Benchmark) -> None:
     for question in benchmark.questions():
         prompt = benchmark.prompt(question)
         new_tokens = prompt.max_new_tokens
-        rows.append({"id": question.id, "image": question.load_image(), "prompt": prompt.text,
+        # The JPEG that the product reads too.
+        image = Path(question.load_image.args[0]).read_bytes()  # type: ignore[attr-defined]
+        rows.append({"id": question.id, "image": {"bytes": image, "path": None}, "prompt": prompt.text,
                      "options": list(prompt.continuations), "truth": 0 if prompt.continuations else ""})  # fmt: skip
     table = folder / f"{protocol}.parquet"
     datasets.Dataset.from_list(rows).cast_column("image", datasets.Image()).to_parquet(str(table))
-    metric = "acc" if protocol == "likelihood" else "exact_match"
-    text = TASK.format(table=table, name=protocol, kind=PROTOCOLS[protocol], metric=metric, new_tokens=new_tokens)
+    text = TASK.format(table=table, name=protocol, kind=PROTOCOLS[protocol], new_tokens=new_tokens)
     if protocol == "letter":
         text = text.replace("doc_to_choice: options\n", "")
     (folder / f"{protocol}.yaml").write_text(text)
@@ -169,8 +193,9 @@ class Peer:
 def cell(parts: Parts, peer: Peer, protocol: str, benchmark: Benchmark, rounds: int) -> dict[str, Any]:
     """CPU milliseconds a question of each side, the ratios, and how many answers are the same."""
     questions = benchmark.questions()
+    parts.ask(benchmark, "no_crop", 1)
     seconds: dict[str, list[float]] = {name: [] for name in ("lmms", "lmms_model", "product", "batch8")}
-    same = 0
+    same, same_losses = 0, None
     for number in range(rounds + 1):
         answer = peer.ask(protocol)
         sides = {"lmms": answer["seconds"], "lmms_model": answer["model_seconds"]}
@@ -180,6 +205,8 @@ def cell(parts: Parts, peer: Peer, protocol: str, benchmark: Benchmark, rounds: 
             sides[name] = time.process_time() - start
         theirs = choices(benchmark, questions, answer["given"])
         same = sum(record.choice == choice for record, choice in zip(records, theirs, strict=True))
+        if protocol == "likelihood":
+            same_losses = losses_alike(parts, benchmark, questions, records, answer["given"])
         if number:
             for name, spent in sides.items():
                 seconds[name].append(spent / len(questions))
@@ -187,6 +214,7 @@ def cell(parts: Parts, peer: Peer, protocol: str, benchmark: Benchmark, rounds: 
     return {
         "questions": len(questions),
         "same_answers": same,
+        "same_losses": same_losses,
         **{f"{name}_ms": round(value, 2) for name, value in ms.items()},
         "over_lmms": round(ms["lmms"] / ms["product"], 2),
         "batch8_over_lmms": round(ms["lmms"] / ms["batch8"], 2),
@@ -195,11 +223,40 @@ def cell(parts: Parts, peer: Peer, protocol: str, benchmark: Benchmark, rounds: 
     }
 
 
-def choices(benchmark: Benchmark, questions: Sequence[Question], given: Sequence[Sequence[Any]]) -> list[int | None]:
-    """lmms-eval's answers read by the benchmark: a text, or losses of the options in their order."""
+def losses_alike(
+    parts: Parts, benchmark: Benchmark, questions: Sequence[Question], records: Sequence[Record], given: Sequence[Any]
+) -> int:
+    """For how many questions both sides computed the same losses.
+
+    llava_hf counts the prompt's tokens without its view's (one placeholder in place of 49), so its mean is over the last
+    48 tokens of the prompt as well, and its choice may be another. What they add is the same for all options: with it
+    taken off, the losses have to agree.
+    """
+    by_question = results_of(given)
+    alike = 0
+    for number, (question, record) in enumerate(zip(questions, records, strict=True)):
+        prepared = parts.vlm.prepare(Request((question.load_image(),), benchmark.prompt(question), question.id))
+        more = prepared.view_tokens[0] - 1
+        lengths = [len(ids) for ids in prepared.continuation_ids]
+        added = [
+            loss * (length + more) - own * length
+            for (loss, _), length, own in zip(by_question[number], lengths, record.option_losses or (), strict=True)
+        ]
+        alike += max(added) - min(added) < SAME
+    return alike
+
+
+def results_of(given: Sequence[Sequence[Any]]) -> dict[int, list[Any]]:
+    """What lmms-eval's model gave, by the number of the question."""
     by_question: dict[int, list[Any]] = {}
     for number, result in given:
         by_question.setdefault(number, []).append(result)
+    return by_question
+
+
+def choices(benchmark: Benchmark, questions: Sequence[Question], given: Sequence[Sequence[Any]]) -> list[int | None]:
+    """lmms-eval's answers read by the benchmark: a text, or losses of the options in their order."""
+    by_question = results_of(given)
     answers = []
     for number, question in enumerate(questions):
         results = by_question[number]

@@ -45,9 +45,11 @@ def main() -> None:
         return asked
 
     model.loglikelihood, model.generate_until = kept(model.loglikelihood), kept(model.generate_until)
+    whole = dict(vars(model))  # of which lmms-eval lets go when it has asked
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         given.clear()
+        vars(model).update(whole)
         inside, start = 0.0, time.process_time()
         simple_evaluate(model, tasks=[line.strip()], task_manager=manager, bootstrap_iters=0, log_samples=False)
         spent = time.process_time() - start
