@@ -63,8 +63,9 @@ def score(doc, results):
     return {"acc": 0.0}
 """
 HEADINGS = {
-    "protocol": "protocol", "same_answers": "same answers", "same_losses": "same losses", "questions": "of", "lmms_ms": "lmms-eval ms",
-    "lmms_model_ms": "its model's part", "product_ms": "product ms", "batch8_ms": "batch 8 ms",
+    "protocol": "protocol", "same_answers": "same answers", "same_losses": "same losses", "questions": "of",
+    "lmms_ms": "lmms-eval ms", "lmms_model_ms": "its model's part", "product_ms": "product ms",
+    "batch8_ms": "batch 8 ms",
     "over_lmms": "over lmms-eval", "batch8_over_lmms": "batch 8", "over_lmms_model": "over its model's part",
     "batch8_over_lmms_model": "batch 8 over that",
 }  # fmt: skip
@@ -117,7 +118,9 @@ def peer_version(python: str) -> dict[str, str] | str:
 
 
 def checkpoint(folder: Path) -> Path:
-    """The miniature as transformers 4 reads it too: the image processor's settings in a file of their own."""
+    """The miniature as transformers 4 reads it: the tower's weights by other names, settings in files of their own."""
+    from safetensors.torch import load_file, save_file
+
     shutil.copytree(model_folder("mini://vlm"), folder)
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer | {
@@ -125,6 +128,9 @@ def checkpoint(folder: Path) -> Path:
     settings = json.loads((folder / "processor_config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps(settings.pop("image_processor")))
     (folder / "processor_config.json").write_text(json.dumps(settings))
+    weights = load_file(folder / "model.safetensors")
+    renamed = {name.replace("vision_tower.", "vision_tower.vision_model."): each for name, each in weights.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -228,9 +234,9 @@ def losses_alike(
 ) -> int:
     """For how many questions both sides computed the same losses.
 
-    llava_hf counts the prompt's tokens without its view's (one placeholder in place of 49), so its mean is over the last
-    48 tokens of the prompt as well, and its choice may be another. What they add is the same for all options: with it
-    taken off, the losses have to agree.
+    llava_hf counts the prompt's tokens without its view's (one placeholder in place of 49), so its mean is over the
+    last 48 tokens of the prompt as well, and its choice may be another. What they add is the same for all options: with
+    it taken off, the losses have to agree.
     """
     by_question = results_of(given)
     alike = 0
