@@ -10,13 +10,15 @@ candidates, megapixels: CPU time a question. questions per image: what ψ costs 
 image, in POPE's order (three passes over the images, six questions each), nothing kept on disk, with an empty cache
 and, as a second selector finds it, with a full one. All are CPU seconds of one process and thread.
 
-Writes `scaling.csv` (a row a measurement), `scaling_fits.csv` (exponent, slope, intercept) and their environment.
+Writes `scaling.csv` (a row a measurement; series that are not measured now stay), `scaling_fits.csv` (exponent, slope,
+intercept) and their environment.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import dataclasses
 import gc
 import json
@@ -26,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="where the tables go")
     parser.add_argument("--axes", nargs="+", choices=list(axes), default=list(axes))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="of the axis questions")
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="questions of the largest run")
     parser.add_argument("--questions", type=int, default=36, help="questions of a cell of the other axes")
     parser.add_argument("--run", metavar="JSON", help=argparse.SUPPRESS)
@@ -104,6 +107,7 @@ def main() -> int:
                 row.pop("choices", None)
                 rows.append({"axis": axis} | row)
                 notice(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
+    rows = [*others(chosen.output / "scaling.csv", rows), *rows]
     columns = dict.fromkeys(key for row in rows for key in row)
     write_rows(chosen.output / "scaling.csv", [{key: row.get(key) for key in columns} for row in rows])
     fits = list(fits_of(rows))
@@ -113,12 +117,32 @@ def main() -> int:
     return 0
 
 
+def others(file: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of an earlier call for series that are not among `rows`."""
+    if not file.exists():
+        return []
+    measured = {_series(row) for row in rows}
+    with file.open(newline="", encoding="utf-8") as stream:
+        earlier = list(csv.DictReader(stream))
+    texts = ("axis", "model", "selector")
+    return [
+        {key: value if key in texts else float(value) for key, value in row.items() if value != ""}
+        for row in earlier
+        if _series(row) not in measured
+    ]
+
+
+def _series(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["axis"], row["model"], row["selector"]
+
+
 def questions_axis(folder: Path, chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A run in a new process for each count and model."""
     counts = [count for count in COUNTS if count <= chosen.most]
-    table = many_questions(folder / "many", max(counts))
-    for model, overrides in MODELS.items():
-        for count in counts:
+    tables = {count: many_questions(folder / f"many{count}", count) for count in counts}
+    for model in chosen.models:
+        overrides = MODELS[model]
+        for count, table in tables.items():
             given = {
                 "table": str(table),
                 "count": count,
@@ -282,10 +306,10 @@ def _asked(parts: Parts, benchmark: Any, selector: str, batch_size: int = 8, **c
 
 def fits_of(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """For each series: exponent, slope and intercept of what was measured over what was changed."""
-    series = dict.fromkeys((row["axis"], row["model"], row["selector"]) for row in rows)
+    series = dict.fromkeys(map(_series, rows))
     quantities = {"questions": ("cpu_s", "grew_mib", "highest_mib", "found_again_s")}
     for axis, model, selector in series:
-        own = [row for row in rows if (row["axis"], row["model"], row["selector"]) == (axis, model, selector)]
+        own = [row for row in rows if _series(row) == (axis, model, selector)]
         for quantity in quantities.get(axis, ("ms_a_question", "psi_ms_a_question")):
             values = [max(row[quantity], 1e-3) for row in own]
             fit = dataclasses.asdict(fitted([row["value"] for row in own], values))
