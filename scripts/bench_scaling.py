@@ -249,7 +249,8 @@ def per_image_axis(folder: Path, chosen: argparse.Namespace) -> Iterator[dict[st
     parts = Parts()
     for per_image in PER_IMAGE:
         table = pope_like(folder / f"per{per_image}", per_image, max(1, chosen.questions // 18) * 18)
-        section = compose(["benchmark=custom", f"benchmark.path={table}"], profile="mini")["benchmark"]
+        words = ["benchmark=custom", f"benchmark.path={table}", "benchmark.follow_links=true"]
+        section = compose(words, profile="mini")["benchmark"]
         benchmark = build("benchmark", section)
         answers = None
         # As many images in memory as six questions in a row need: POPE's 500 are far more than `cache_images` too.
@@ -293,6 +294,8 @@ def _asked(parts: Parts, benchmark: Any, selector: str, batch_size: int = 8, **c
     with parts.watched():
         records = parts.ask(benchmark, selector, batch_size, **crops)
     seconds, count = time.process_time() - start, len(records)
+    if failed := next((record for record in records if record.status == "error"), None):
+        raise SystemExit(f"question {failed.question_id}: {failed.error}")
     return {
         "questions": count,
         "cpu_s": round(seconds, 3),
