@@ -35,7 +35,7 @@ class Roomy(ComputedVLM):
 
     def prepare(self, request):
         prepared = super().prepare(request)
-        prepared.input_ids = [0] * (100 * len(request.images) + 10)
+        prepared.visual_tokens, prepared.text_tokens = 100 * len(request.images), 10
         prepared.continuation_ids = [[0] * 5 for _ in request.prompt.continuations]
         prepared.max_new_tokens = request.prompt.max_new_tokens
         return prepared
