@@ -49,7 +49,7 @@ class MyModel(VLM):
         # Load your weights here. They stay for all jobs of a sweep.
 
     def tokens_at_once(self) -> int | None:
-        """Prompt tokens that one batch should hold at most: `run.batch_size=auto` is formed by it (None: one question)."""
+        """Prompt tokens of a batch at most: `run.batch_size=auto` is formed by it. None: a question at a time."""
         return 4096
 
     def prepare(self, request: Request) -> MyInputs:
