@@ -382,7 +382,8 @@ class TransformersVLM(Insight):
         text, prompt = self.model.config.text_config, len(read.input_ids)
         try:
             if read.continuation_ids:
-                decode = flops.decode_options(text, prompt, [len(ids) for ids in read.continuation_ids])
+                shared = self.shares_prompts and read.drops is None
+                decode = flops.decode_options(text, prompt, [len(ids) for ids in read.continuation_ids], shared)
             else:
                 decode = flops.decode_tokens(text, prompt, new_tokens or 1)
             vision = self._vision_flops(prepared) if prepared.view_tokens else 0
