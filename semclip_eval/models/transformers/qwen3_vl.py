@@ -4,9 +4,10 @@ A view of height h and width w becomes about h*w / 32^2 visual tokens. Besides t
 placeholders' embeddings, the tower projects the hidden states of some earlier layers; the language model adds the first
 of them to its hidden states behind layer 0, the second behind layer 1 and so on, at the visual tokens only (DeepStack,
 arXiv 2406.04334; transformers, models/qwen3_vl, `Qwen3VLTextModel.forward`). Here they travel with the visual token
-that they belong to (`ViewTokens.deepstack`), so that a dropped one takes them along. Position ids are those of
-Qwen2.5-VL; the model interleaves the axes over the frequencies. Timestamps are written for videos only, which no
-selector makes.
+that they belong to (`ViewTokens.deepstack`), so that a pruned one takes them along. One that the language model drops
+on its way (`Drops`) has been given the levels of the layers that read it; what is added to it later nobody reads, since
+its key is masked. Position ids are those of Qwen2.5-VL; the model interleaves the axes over the frequencies. Timestamps
+are written for videos only, which no selector makes.
 """
 
 from __future__ import annotations
@@ -72,8 +73,6 @@ class Qwen3VL(Qwen25VL):
 
     model_type = "qwen3_vl"
     conversations = ("qwen3_vl",)
-    # `drop` was not compared with masked layers where DeepStack adds to them.
-    capabilities = Qwen25VL.capabilities - {"drop"}
     grounding = QWEN3_VL
     # preprocessor_config.json of Qwen/Qwen3-VL-*-Instruct.
     published: ClassVar[Mapping[str, Any]] = {
