@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from semclip_eval.errors import ConfigError
 from semclip_eval.lazy import library
+from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.grounding import QWEN3_VL, THOUSAND
 from semclip_eval.models.insight import ViewTokens
@@ -92,8 +93,7 @@ class Qwen3VL(Qwen25VL):
         return THOUSAND
 
     def _vision_flops(self, prepared: ModelInputs) -> int | None:
-        """Not counted: Qwen2.5-VL's windows and three matrices are not this tower's."""
-        return None
+        return flops.deepstack_encoder(self.model.config.vision_config, prepared.extras["image_grid_thw"].tolist())
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(visual tokens, hidden size x (1 + levels)): the projected features, then DeepStack's level by level."""
