@@ -391,6 +391,16 @@ class TransformersVLM(Insight):
         except AttributeError:
             return None
 
+    def backward_flops(self, prepared: ModelInputs, layers: Sequence[int], features: bool) -> int | None:
+        """See `VLM.backward_flops`."""
+        if not layers and not features:
+            return 0
+        lowest = None if features else min(self._layer_numbers(layers))
+        try:
+            return flops.backward(self.model.config.text_config, len(prepared.input_ids), lowest)
+        except AttributeError:
+            return None
+
     def _vision_flops(self, prepared: ModelInputs) -> int | None:
         """Of tower and projector, for all views of a question; None where a family does not say."""
         return None
