@@ -19,7 +19,7 @@ from semclip_eval.benchmarks.base import Benchmark
 from semclip_eval.config import RunConfig
 from semclip_eval.errors import ConfigError, QuestionError, SemclipEvalError
 from semclip_eval.measure.stages import StageClock
-from semclip_eval.modes import mode_of
+from semclip_eval.modes import Mode, mode_of
 from semclip_eval.relevance.base import Relevance, psi_text
 from semclip_eval.results.records import Record
 from semclip_eval.selectors.base import PruneInput, SelectionInput, Selector, Undeclared, selection_input
@@ -40,7 +40,7 @@ class CropScheme(Protocol):
 
 
 class Pipeline:
-    """Asks blocks of questions of a model; the components are built once and stay."""
+    """Asks blocks of questions of a model; the components are built once and stay. mode: None for the run's own."""
 
     def __init__(
         self,
@@ -51,10 +51,11 @@ class Pipeline:
         vlm: VLM,
         run: RunConfig,
         psi_reads: str = "question",
+        mode: Mode | None = None,
     ) -> None:
         self.benchmark, self.selector, self.crops = benchmark, selector, crops
         self.relevance, self.vlm, self.run, self.psi_reads = relevance, vlm, run, psi_reads
-        self.mode = mode_of(run)
+        self.mode = mode or mode_of(run)
         self.clock = StageClock(run.device, on=self.mode.times)
         self.prunes = "prune" in selector.needs
         needs = selector.needs
@@ -98,13 +99,19 @@ class Pipeline:
 
     def answer(self, questions: Sequence[Question]) -> list[Item]:
         """The questions at the end of their way, each with its answer or its error, not scored."""
-        items = [self.load(question) for question in questions]
+        self.clock.reset()
+        with self.clock.stage("load"):
+            items = [self.load(question) for question in questions]
         self._go_through(items)
         return items
 
     def _go_through(self, items: list[Item], executor: Executor | None = None) -> None:
         """All stages but load and score."""
-        self.vlm.begin_block(keep=self.mode.keeps)
+        if not self.mode.keeps and self.mode.forced_tokens is None:
+            self.vlm.release_memory()  # `keep=False` would say that the answer's length is forced, too
+            self.vlm.begin_block(keep=True)
+        else:
+            self.vlm.begin_block(keep=self.mode.keeps)
         if self.relevance is not None:
             self.relevance.watch(self.clock.stage)  # one ψ may serve several pipelines
             self.relevance.begin_block(keep=self.mode.keeps)

@@ -1,0 +1,127 @@
+"""The answers as HTML: a card for each selector. `ask --html` writes them as a page, `ask --serve` shows them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from semclip_eval.api import Reply
+from semclip_eval.ask.asking import Asked, Query
+from semclip_eval.ask.drawing import CROP_SIDE, crop_marks, drawing, heat_marks, jpeg_address, shared_picture
+from semclip_eval.ask.terminal import answer_text, box_text
+from semclip_eval.measure.stages import STAGES
+from semclip_eval.report.style import STAGE_COLOURS
+
+COLORS = ("#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#a16207", "#be123c")
+STYLE = (Path(__file__).with_name("cards.css")).read_text(encoding="utf-8")
+# What a page of its own needs around the cards.
+PAGE_STYLE = """
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 }
+main { max-width: 90rem; margin: auto; padding: 1.5rem }
+h1 { font-size: 1.4rem; margin: 0 }
+.by { opacity: .75; margin: .2rem 0 1rem }
+"""
+# The image's id in the page.
+PICTURE = "asked-picture"
+# The image is given: its loading is no part of an answer.
+SHOWN_STAGES = tuple(name for name in STAGES if name != "load")
+# Crops that a card shows; with more, how many there are is said.
+SHOWN_CROPS = 12
+
+
+def page(query: Query, results: Sequence[Asked], described: str) -> str:
+    """A self-contained page. described: what answered, in one line."""
+    question = html.escape(query.question)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{question}</title><style>{PAGE_STYLE}{STYLE}</style><main><h1>{question}</h1>"
+        f"<p class=by>{html.escape(described)}</p>{cards(query, results)}</main></html>\n"
+    )
+
+
+def cards(query: Query, results: Sequence[Asked], waiting: Sequence[str] = ()) -> str:
+    """One card a selector, side by side where there is room. waiting: selectors that have not answered yet."""
+    parts = [shared_picture(query.image, PICTURE)]
+    for number, result in enumerate(results):
+        parts.append(_card(query, result, COLORS[number % len(COLORS)]))
+    parts += [
+        f"<section class='waiting'>{_heading(name, '#888')}<p class='facts'>… is being asked</p></section>"
+        for name in waiting
+    ]
+    return f"<div class='asked'>{''.join(parts)}</div>"
+
+
+def problem(message: str) -> str:
+    """What is wrong, in one line."""
+    return f"<div class='asked'><p class='problem' role='alert'>{html.escape(' '.join(message.split()))}</p></div>"
+
+
+def _heading(name: str, color: str) -> str:
+    return f"<h2><i style='background:{color}'></i>{html.escape(name)}</h2>"
+
+
+def _card(query: Query, result: Asked, color: str) -> str:
+    reply = result.reply
+    heading = _heading(result.selector, color)
+    if reply is None:
+        return f"<section>{heading}<p class='problem' role='alert'>{html.escape(result.error)}</p></section>"
+    kind = "answer" if reply.answer is not None else "answer unread"
+    return (
+        f"<section>{heading}<p class='{kind}'>{html.escape(answer_text(reply))}</p>{_facts(result, reply)}"
+        f"{_options(query, reply)}<div class='views'>{_pictures(query.image, reply, color)}</div></section>"
+    )
+
+
+def _facts(result: Asked, reply: Reply) -> str:
+    tokens = "–" if reply.visual_tokens is None else f"{reply.visual_tokens}"
+    facts = [f"<b>{tokens}</b> visual tokens", f"<b>{reply.forwards}</b> extra VLM forwards"]
+    facts.append(f"<b>{result.milliseconds:.0f}</b> ms")
+    stages = [(name, result.latency_ms[name]) for name in SHOWN_STAGES if name in result.latency_ms]
+    total = sum(value for _, value in stages) or 1
+    bar = "".join(
+        f"<i style='background:{STAGE_COLOURS[name]};width:{100 * ms / total:.2f}%'></i>" for name, ms in stages
+    )
+    legend = "".join(
+        f"<span><i style='background:{STAGE_COLOURS[name]}'></i>{name} {ms:.1f}</span>" for name, ms in stages
+    )
+    return f"<p class='facts'>{' · '.join(facts)}</p><div class='bar'>{bar}</div><p class='stages'>{legend}</p>"
+
+
+def _options(query: Query, reply: Reply) -> str:
+    """The options' losses, where they are scored: the smaller, the more likely."""
+    if reply.option_losses is None:
+        return ""
+    rows = "".join(
+        f"<tr{' class=chosen' if number == reply.choice else ''}><td>{html.escape(option)}</td><td>{loss:.3f}</td></tr>"
+        for number, (option, loss) in enumerate(zip(query.options, reply.option_losses, strict=True))
+    )
+    return f"<table><thead><tr><th>option</th><th>loss, nats a token</th></tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _pictures(image: Image.Image, reply: Reply, color: str) -> str:
+    crops = reply.boxes
+    words = (
+        "the overview" if not crops else f"the overview and {'its crop' if len(crops) == 1 else f'{len(crops)} crops'}"
+    )
+    figures = [_figure(drawing(image, PICTURE, crop_marks(image, crops, color), words), words)]
+    scored = [(box, score) for box, score in reply.candidates if score is not None]
+    if scored and (marks := heat_marks(scored)):
+        low, high = min(score for _, score in scored), max(score for _, score in scored)
+        words = f"ψ of {len(scored)} candidates: dark {low:.3f} to bright {high:.3f}"
+        figures.append(_figure(drawing(image, PICTURE, marks, words), words))
+    beside = [(view, pixels) for view, pixels in zip(reply.views, reply.images, strict=True) if view.kind != "overview"]
+    for number, (view, pixels) in enumerate(beside[:SHOWN_CROPS], start=1):
+        psi = "" if view.relevance is None else f", ψ {view.relevance:.3f}"
+        words = f"{view.kind}{f' {number}' if len(beside) > 1 else ''}: {box_text(view.box)}{psi}"
+        figures.append(_figure(f"<img alt='{words}' src='{jpeg_address(pixels, CROP_SIDE)}'>", words))
+    if len(beside) > SHOWN_CROPS:
+        figures.append(f"<p class='facts'>and {len(beside) - SHOWN_CROPS} more crops, not drawn here</p>")
+    return "".join(figures)
+
+
+def _figure(picture: str, words: str) -> str:
+    return f"<figure>{picture}<figcaption>{html.escape(words)}</figcaption></figure>"
