@@ -73,8 +73,9 @@ class Asker:
         if selector not in self._configs:
             try:
                 self._configs[selector] = compose([*self._overrides, f"selector={selector}"], self.profile)
-            except ConfigError as error:
-                raise ConfigError(f"selector={selector}: {error}") from error
+            except ConfigError as error:  # which of several selectors it is
+                named = "" if str(error).startswith("selector=") else f"selector={selector}: "
+                raise ConfigError(f"{named}{error}") from error
         return self._configs[selector]
 
     def load(self, selector: str) -> None:

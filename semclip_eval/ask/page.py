@@ -29,8 +29,10 @@ h1 { font-size: 1.4rem; margin: 0 }
 PICTURE = "asked-picture"
 # The image is given: its loading is no part of an answer.
 SHOWN_STAGES = tuple(name for name in STAGES if name != "load")
+# With more crops than this they are drawn smaller.
+FEW_CROPS = 4
 # Crops that a card shows; with more, how many there are is said.
-SHOWN_CROPS = 12
+SHOWN_CROPS = 16
 
 
 def page(query: Query, results: Sequence[Asked], described: str) -> str:
@@ -48,10 +50,9 @@ def cards(query: Query, results: Sequence[Asked], waiting: Sequence[str] = ()) -
     parts = [shared_picture(query.image, PICTURE)]
     for number, result in enumerate(results):
         parts.append(_card(query, result, COLORS[number % len(COLORS)]))
-    parts += [
-        f"<section class='waiting'>{_heading(name, '#888')}<p class='facts'>… is being asked</p></section>"
-        for name in waiting
-    ]
+    for place, name in enumerate(waiting):
+        words = "is being asked …" if place == 0 else "waits"
+        parts.append(f"<section class='waiting'>{_heading(name, '#888')}<p class='facts'>{words}</p></section>")
     return f"<div class='asked'>{''.join(parts)}</div>"
 
 
@@ -72,7 +73,7 @@ def _card(query: Query, result: Asked, color: str) -> str:
     kind = "answer" if reply.answer is not None else "answer unread"
     return (
         f"<section>{heading}<p class='{kind}'>{html.escape(answer_text(reply))}</p>{_facts(result, reply)}"
-        f"{_options(query, reply)}<div class='views'>{_pictures(query.image, reply, color)}</div></section>"
+        f"{_options(query, reply)}{_pictures(query.image, reply, color)}</section>"
     )
 
 
@@ -99,7 +100,7 @@ def _options(query: Query, reply: Reply) -> str:
         f"<tr{' class=chosen' if number == reply.choice else ''}><td>{html.escape(option)}</td><td>{loss:.3f}</td></tr>"
         for number, (option, loss) in enumerate(zip(query.options, reply.option_losses, strict=True))
     )
-    return f"<table><thead><tr><th>option</th><th>loss, nats a token</th></tr></thead><tbody>{rows}</tbody></table>"
+    return f"<table><thead><tr><th>option</th><th>loss (nats a token)</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _pictures(image: Image.Image, reply: Reply, color: str) -> str:
@@ -113,14 +114,20 @@ def _pictures(image: Image.Image, reply: Reply, color: str) -> str:
         low, high = min(score for _, score in scored), max(score for _, score in scored)
         words = f"ψ of {len(scored)} candidates: dark {low:.3f} to bright {high:.3f}"
         figures.append(_figure(drawing(image, PICTURE, marks, words), words))
+    return f"<div class='views'>{''.join(figures)}</div>{_crops(reply)}"
+
+
+def _crops(reply: Reply) -> str:
+    """What was shown beside the overview, as pictures."""
     beside = [(view, pixels) for view, pixels in zip(reply.views, reply.images, strict=True) if view.kind != "overview"]
+    figures = []
     for number, (view, pixels) in enumerate(beside[:SHOWN_CROPS], start=1):
         psi = "" if view.relevance is None else f", ψ {view.relevance:.3f}"
         words = f"{view.kind}{f' {number}' if len(beside) > 1 else ''}: {box_text(view.box)}{psi}"
         figures.append(_figure(f"<img alt='{words}' src='{jpeg_address(pixels, CROP_SIDE)}'>", words))
     if len(beside) > SHOWN_CROPS:
-        figures.append(f"<p class='facts'>and {len(beside) - SHOWN_CROPS} more crops, not drawn here</p>")
-    return "".join(figures)
+        figures.append(f"<p class='facts'>and {len(beside) - SHOWN_CROPS} more, not drawn here</p>")
+    return f"<div class='views{' many' if len(beside) > FEW_CROPS else ''}'>{''.join(figures)}</div>" if beside else ""
 
 
 def _figure(picture: str, words: str) -> str:

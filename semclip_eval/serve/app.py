@@ -20,6 +20,7 @@ POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'"
 )
+HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO_FONTS = ("ui-monospace", "Consolas", "monospace")
 # On a phone the answers stand below the form: the button leads there.
@@ -99,6 +100,21 @@ def build_page(
     return page
 
 
+class Guarded:
+    """ASGI middleware: every answer of `app` with the headers that keep the browser at home."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, send_guarded)
+
+
 def web_app(page: Any, hosts: Sequence[str], files: Path) -> Any:
     """The page as an ASGI application that loads nothing from outside.
 
@@ -108,14 +124,8 @@ def web_app(page: Any, hosts: Sequence[str], files: Path) -> Any:
     from fastapi import FastAPI
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    async def guarded(request: Any, call_next: Any) -> Any:
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
-
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.middleware("http")(guarded)
+    app.add_middleware(Guarded)
     # A page elsewhere that has its name point to this machine must not reach the server (DNS rebinding).
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     theme = gr.themes.Default(font=list(FONTS), font_mono=list(MONO_FONTS))
