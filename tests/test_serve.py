@@ -95,6 +95,7 @@ def test_every_selector_gets_a_card_as_it_answers(desk: Desk, image: str) -> Non
     assert card.count("<figure>") == 3  # boxes, ψ, the crop
     assert card.count("class='crop'") == 1
     assert "dark -0.500 to bright 0.250" in card
+    assert "the overview; outlined: its crop" in card
     # One copy of the image, whoever draws on it.
     assert shown[-1].count("<image ") == 1
     assert shown[-1].count("<use href='#asked-picture'/>") == 4

@@ -60,8 +60,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser() -> Iterator[Browser]:
+    """One for each test: Chromium does not leave this page any more after its colours have changed under it."""
     program = chromium()
     if program is None:
         pytest.skip("no Chromium here (SEMCLIP_EVAL_CHROMIUM names one)")
@@ -88,7 +89,7 @@ def test_the_page_answers_as_the_command_does(address: str, scene: Path, capsys:
     assert re.findall(r"<p class='answer'>(.*?)</p>", html) == [result["answer"] for result in results]
     for result in results:
         for loss in result["option_losses"]:
-            assert f"<td>{loss:.3f}</td>" in html
+            assert f"{loss:.3f}</" in html
         for view in result["views"][1:]:
             assert f"{','.join(map(str, view['box']))}, ψ {view['psi']:.3f}" in html
 
@@ -144,7 +145,6 @@ def tick(browser: Browser, name: str) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_an_image_is_dropped_and_asked(browser: Browser, address: str, scene: Path, width: int) -> None:
-    browser.events.clear()
     browser.resize(width, 900)
     browser.visit(address)
     browser.wait(f"{BUTTON} !== null", "the page")

@@ -14,6 +14,8 @@ from semclip_eval.types import Box
 
 # More cells than this are not drawn: candidates that overlap without a grid would make a picture of megabytes.
 MOST_CELLS = 10_000
+# More boxes than this are drawn thinner and without numbers.
+NUMBERED_BOXES = 16
 # How dark the place with the lowest score is.
 DARKEST = 0.72
 PICTURE_SIDE = 900
@@ -48,14 +50,14 @@ def drawing(image: Image.Image, name: str, marks: str, words: str) -> str:
 
 
 def crop_marks(image: Image.Image, boxes: Sequence[Box], color: str) -> str:
-    """Outlines of the crops, seen on any ground; a number in each where there are several."""
-    line = max(image.size) / 160
+    """Outlines of the crops, seen on any ground; a number in each where there are several, and not too many."""
+    line = max(image.size) / (160 if len(boxes) <= NUMBERED_BOXES else 320)
     marks = []
     for number, box in enumerate(boxes, start=1):
         place = f"x='{box.left}' y='{box.top}' width='{box.width}' height='{box.height}' fill='none'"
         marks.append(f"<rect {place} stroke='#fff' stroke-width='{2 * line:.1f}'/>")
         marks.append(f"<rect class='crop' {place} stroke='{color}' stroke-width='{line:.1f}'/>")
-        if len(boxes) > 1:
+        if 1 < len(boxes) <= NUMBERED_BOXES:
             size = 6 * line
             marks.append(
                 f"<text x='{box.left + 2 * line:.1f}' y='{box.top + size:.1f}' font-size='{size:.1f}' "

@@ -96,18 +96,19 @@ def _options(query: Query, reply: Reply) -> str:
     """The options' losses, where they are scored: the smaller, the more likely."""
     if reply.option_losses is None:
         return ""
-    rows = "".join(
-        f"<tr{' class=chosen' if number == reply.choice else ''}><td>{html.escape(option)}</td><td>{loss:.3f}</td></tr>"
-        for number, (option, loss) in enumerate(zip(query.options, reply.option_losses, strict=True))
-    )
-    return f"<table><thead><tr><th>option</th><th>loss (nats a token)</th></tr></thead><tbody>{rows}</tbody></table>"
+    rows = []
+    for number, (option, loss) in enumerate(zip(query.options, reply.option_losses, strict=True)):
+        cells = [html.escape(option), f"{loss:.3f}"]
+        if number == reply.choice:
+            cells = [f"<b>{cell}</b>" for cell in cells]
+        rows.append(f"<tr><td>{cells[0]}</td><td>{cells[1]}</td></tr>")
+    head = "<tr><th>option</th><th>loss (nats a token)</th></tr>"
+    return f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _pictures(image: Image.Image, reply: Reply, color: str) -> str:
     crops = reply.boxes
-    words = (
-        "the overview" if not crops else f"the overview and {'its crop' if len(crops) == 1 else f'{len(crops)} crops'}"
-    )
+    words = _outlined(reply)
     figures = [_figure(drawing(image, PICTURE, crop_marks(image, crops, color), words), words)]
     scored = [(box, score) for box, score in reply.candidates if score is not None]
     if scored and (marks := heat_marks(scored)):
@@ -117,6 +118,17 @@ def _pictures(image: Image.Image, reply: Reply, color: str) -> str:
     return f"<div class='views'>{''.join(figures)}</div>{_crops(reply)}"
 
 
+def _outlined(reply: Reply) -> str:
+    """What the picture of the image with the boxes shows."""
+    whole = "the overview" if any(view.kind == "overview" for view in reply.views) else "the image, not shown whole"
+    beside = [view.kind for view in reply.views if view.kind != "overview"]
+    if not reply.boxes:
+        return f"{whole}, alone" if not beside else f"{whole}; the {beside[0]} shows none of it"
+    if set(beside) == {"crop"}:
+        return f"{whole}; outlined: its crop" if len(beside) == 1 else f"{whole}; outlined: {len(beside)} crops"
+    return f"{whole}; outlined: what the {beside[0]} shows"
+
+
 def _crops(reply: Reply) -> str:
     """What was shown beside the overview, as pictures."""
     beside = [(view, pixels) for view, pixels in zip(reply.views, reply.images, strict=True) if view.kind != "overview"]
@@ -124,7 +136,8 @@ def _crops(reply: Reply) -> str:
     for number, (view, pixels) in enumerate(beside[:SHOWN_CROPS], start=1):
         psi = "" if view.relevance is None else f", ψ {view.relevance:.3f}"
         words = f"{view.kind}{f' {number}' if len(beside) > 1 else ''}: {box_text(view.box)}{psi}"
-        figures.append(_figure(f"<img alt='{words}' src='{jpeg_address(pixels, CROP_SIDE)}'>", words))
+        picture = f"<img alt='{words}' title='{words}' src='{jpeg_address(pixels, CROP_SIDE)}'>"
+        figures.append(_figure(picture, words if len(beside) <= FEW_CROPS else f"{number}{psi}"))
     if len(beside) > SHOWN_CROPS:
         figures.append(f"<p class='facts'>and {len(beside) - SHOWN_CROPS} more, not drawn here</p>")
     return f"<div class='views{' many' if len(beside) > FEW_CROPS else ''}'>{''.join(figures)}</div>" if beside else ""

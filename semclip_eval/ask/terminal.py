@@ -31,11 +31,11 @@ def print_answers(query: Query, results: Sequence[Asked], described: str) -> Non
         table.add_column(heading, overflow="fold")
     for heading in ("visual\ntokens", "extra\nforwards", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("crops: left,top,right,bottom (ψ)", overflow="fold")
+    table.add_column("crops (ψ):\nleft,top,right,bottom", overflow="fold")
     for result in results:
         reply = result.reply
         if reply is None:
-            table.add_row(result.selector, f"- ({result.error})", "-", "-", "-", "-")
+            table.add_row(result.selector, "-", "-", "-", "-", "-")
             continue
         counts = ("-" if reply.visual_tokens is None else str(reply.visual_tokens), str(reply.forwards))
         table.add_row(
@@ -44,11 +44,14 @@ def print_answers(query: Query, results: Sequence[Asked], described: str) -> Non
     out.print(table)
     for result in results:
         if result.reply is None:
+            out.print(f"\n{result.selector} cannot answer: {result.error}", highlight=False)
             continue
         _print_scores(result.selector, result.reply)
-        if len(result.reply.views) > 1 and out.is_terminal:
-            out.print(f"\n{result.selector} shows beside the overview:", highlight=False)
-            out.print(half_blocks(result.reply.images[1], DRAWN_WIDTH))
+        beside = [place for place, view in enumerate(result.reply.views) if view.kind != "overview"]
+        if beside and out.is_terminal:
+            more = "" if len(beside) == 1 else f", the first of {len(beside)}"
+            out.print(f"\n{result.selector}'s {result.reply.views[beside[0]].kind}{more}:", highlight=False)
+            out.print(half_blocks(result.reply.images[beside[0]], DRAWN_WIDTH))
 
 
 def answer_text(reply: Reply) -> str:

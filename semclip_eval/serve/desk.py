@@ -38,7 +38,13 @@ class Desk:
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
         # A thread of its own, so that a request whose page was closed half-way cannot meet the next one in the model.
+        self._busy = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="asking")
+
+    @property
+    def is_busy(self) -> bool:
+        """Is a selector being asked?"""
+        return self._busy
 
     def close(self) -> None:
         """Drop what waits, and wait for the answer that is being made."""
@@ -58,6 +64,7 @@ class Desk:
         yield cards(query, results)
 
     def _answer(self, name: str, query: Query) -> Asked:
+        self._busy = True
         try:
             return self._asker.answer(name, query)
         except SemclipEvalError as error:
@@ -65,6 +72,8 @@ class Desk:
         except Exception as error:  # the server goes on; the terminal keeps what a report of the fault needs
             warn(traceback.format_exc())
             return Asked(name, None, f"{type(error).__name__}: {error} (the terminal shows where)")
+        finally:
+            self._busy = False
 
 
 def query_of(form: Form) -> Query:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 from typing import Any
 
@@ -46,6 +47,12 @@ def serve(app: Any, listener: socket.socket) -> None:
     """Answer until Ctrl-C (KeyboardInterrupt) or SIGTERM, which are raised when the server is down."""
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # The stream of every open page is cut, which would be logged with a traceback each.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
     # Open pages hold a stream that never ends by itself.
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])

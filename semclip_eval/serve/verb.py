@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from semclip_eval.console import notice, out, warn
 from semclip_eval.errors import ConfigError, Terminated
 from semclip_eval.listing import describe_group
 from semclip_eval.paths import config_folder
+from semclip_eval.serve.desk import Desk
 from semclip_eval.serve.server import LOOPBACK, address_of, open_socket, serve
 
 INSTALL = "pip install 'semclip-eval[serve]'"
@@ -46,7 +48,6 @@ def run_serve(arguments: list[str]) -> int:
 
 def _serve(asker: Asker, names: list[str], listener: socket.socket, host: str, folder: Path) -> int:
     from semclip_eval.serve.app import build_page, silence, web_app
-    from semclip_eval.serve.desk import Desk
     from semclip_eval.serve.scenes import example_forms
 
     silence()
@@ -67,8 +68,18 @@ def _serve(asker: Asker, names: list[str], listener: socket.socket, host: str, f
     except KeyboardInterrupt:
         pass
     finally:
-        desk.close()
+        _close(desk, folder)
     return 0
+
+
+def _close(desk: Desk, folder: Path) -> None:
+    if desk.is_busy:
+        notice("The answer in the making is finished first; Ctrl-C again ends at once.")
+    try:
+        desk.close()
+    except KeyboardInterrupt:  # a thread in the middle of a forward pass is stopped by nothing else
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(130)
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
