@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from semclip_eval.errors import ConfigError
 from semclip_eval.files import shown
 from semclip_eval.json_output import print_json
 
+# What stands in the question's place where it was forgotten.
+OVERRIDE = re.compile(r"[A-Za-z_][\w.@]*=\S*")
 EXAMPLE = 'semclip-eval ask street.jpg "What color is the bus?" --option red --option blue selector=no_crop,semclip'
 MINI_EXAMPLE = (
     'semclip-eval ask mini://vstar/direct_attributes/sa_100000.jpg "What is the color of the star?" profile=mini'
@@ -78,7 +81,7 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="open a page on this machine to ask on (ask --serve --help; docs/asking.md)",
     )
     chosen = parser.parse_intermixed_args(arguments)
-    if chosen.image is None or chosen.question is None:
+    if any(text is None or OVERRIDE.fullmatch(text) for text in (chosen.image, chosen.question)):
         raise ConfigError(f"ask needs an image and a question, for example: {EXAMPLE}")
     check_overrides(chosen.overrides)
     return chosen, chosen.overrides

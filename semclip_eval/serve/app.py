@@ -95,7 +95,7 @@ def build_page(
                     )  # fmt: skip
         gr.on(
             [button.click, question.submit], answer, [image, question, options, protocol, boxes, names], result,
-            api_name="ask", js=SHOW_ANSWERS, show_progress="minimal", concurrency_limit=1,
+            api_name="ask", js=SHOW_ANSWERS, show_progress="full", concurrency_limit=1,
         )  # fmt: skip
     return page
 
