@@ -9,8 +9,8 @@ Nothing heavy is imported before it is called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ class Reply:
     answer: the text, or the option with the smallest loss; None where several options tie or the text names none of
     them (`status` is `unparsed` then, `reason` says why). choice: the option's index. option_losses: nats per token.
     views: in the order shown, boxes in pixels of the image; `images` are their pixels. candidates: every candidate
-    crop with ψ's score (None without ψ). forwards: VLM forwards that the selector spent.
+    crop with ψ's score (None without ψ). forwards: VLM forwards that the selector spent. latency_ms: by
+    stage as docs/latency.md names them, `e2e` from the decoded image to the answer; None unless `timed`.
     """
 
     answer: str | None
@@ -54,6 +55,7 @@ class Reply:
     visual_tokens: int | None
     text_tokens: int | None
     forwards: int
+    latency_ms: Mapping[str, float] | None = field(default=None, compare=False)
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -110,25 +112,33 @@ def ask(
     max_new_tokens: int = 128,
     seed: int = 0,
     profile: str = "auto",
+    timed: bool = False,
 ) -> Reply:
     """One question about one image, through the very stages of a run.
 
     protocol: `likelihood` (the default with options), `letter`, `short_answer` (the default without) or `plain`.
     selector, vlm, psi, crops: a config's name or a loaded object; None for the profile's own. Load a VLM once and hand
     it over where several questions follow. boxes: (left, top, right, bottom) in pixels of the image, for selectors that
-    use the truth. Raises QuestionError where the question cannot be answered; nothing else is an answer.
+    use the truth. timed: nothing of an earlier question is reused and `latency_ms` is given; a first call still loads
+    and warms up. Raises QuestionError where the question cannot be answered; nothing else is an answer.
     """
     from semclip_eval.answers.pipeline import Pipeline
     from semclip_eval.answers.sources import check_capabilities
     from semclip_eval.benchmarks.images import read_rgb
     from semclip_eval.benchmarks.single import SingleQuestion
+    from semclip_eval.modes import SINGLE
 
     picture = image.convert("RGB") if isinstance(image, Image.Image) else read_rgb(Path(image).expanduser())
     benchmark = SingleQuestion(picture, question, options, protocol, [Box(*box) for box in boxes], max_new_tokens)
     chooser = load_selector(selector) if isinstance(selector, str) else selector
+    if "judge" in chooser.needs:
+        raise ConfigError(
+            f"selector={chooser.name}: scores answers against the right one, which a single question does not have; "
+            "it needs a benchmark."
+        )
     if chooser.uses_truth and not boxes:
         raise ConfigError(
-            f"selector={chooser.name}: sees the annotated boxes; give boxes=[(left, top, right, bottom)], or "
+            f"selector={chooser.name}: sees the annotated boxes; give them, as boxes=[(left, top, right, bottom)] or "
             "--box X,Y,W,H."
         )
     model = load_vlm(vlm, profile=profile) if vlm is None or isinstance(vlm, str) else vlm
@@ -143,7 +153,8 @@ def ask(
         scheme = load_crops(crops, profile=profile) if crops is None or isinstance(crops, str) else crops
     run = RunConfig(seed=seed, device=model.device, dtype=model.dtype)
     reads = relevance.text if relevance is not None else "question"
-    (item,) = Pipeline(benchmark, chooser, scheme, relevance, model, run, reads).answer(benchmark.questions())
+    pipeline = Pipeline(benchmark, chooser, scheme, relevance, model, run, reads, SINGLE if timed else None)
+    (item,) = pipeline.answer(benchmark.questions())
     if item.error is not None:
         raise item.error if isinstance(item.error, QuestionError) else QuestionError(str(item.error)) from item.error
     selection, answer, prepared = item.selection, item.answer, item.pruned or item.prepared
@@ -167,6 +178,7 @@ def ask(
         visual_tokens=answer.visual_tokens if prepared is None else prepared.visual_tokens,
         text_tokens=answer.text_tokens if prepared is None else prepared.text_tokens,
         forwards=selection.cost.forwards,
+        latency_ms=pipeline.clock.report(answer.new_tokens),
     )
 
 

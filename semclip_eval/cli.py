@@ -184,7 +184,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         return run_train_psi(rest)
 
     def ask_verb(rest: list[str]) -> int:
-        from semclip_eval.ask import run_ask
+        from semclip_eval.ask.verb import run_ask
 
         return run_ask(rest)
 

@@ -23,7 +23,7 @@ NOT_ANSWERS = (
     "results",
     "templates",
     "trackers",
-    "ask.py",
+    "ask",
     "choose.py",
     "cli.py",
     "console.py",
@@ -37,6 +37,7 @@ NOT_ANSWERS = (
     "stacked.py",
     "variants.py",
     "review",
+    "serve",
     "api.py",
     "__main__.py",
 )

@@ -45,6 +45,9 @@ class Mode:
         return prompt.max_new_tokens if self.forced_tokens is None else self.forced_tokens
 
 
+# One question asked by hand: timed, nothing of an earlier one reused, and as long an answer as the model wants.
+SINGLE = Mode("single", 1, 0, keeps=False, times=True, forced_tokens=None, warmup=0)
+
 # Keys of the section `run` that mean nothing in a mode, and so are no part of a run's identity there.
 UNUSED_KEYS = {"accuracy": ("warmup", "new_tokens"), "latency": ("batch_size",)}
 

@@ -169,11 +169,15 @@ class Outcomes:
         """The first line that a command prints: which profile, why, and how to have the other one."""
         from semclip_eval.console import notice
 
-        profile = config["profile"]
-        why = ""
-        if self.detected:
-            why = " (there is no CUDA device)" if profile["name"] == "mini" else " (there is a CUDA device)"
-        notice(f"profile={profile['name']}{why}: {profile['announcement']}")
+        notice(announced(config["profile"], self.detected))
+
+
+def announced(profile: Mapping[str, Any], is_detected: bool) -> str:
+    """Which profile it is, why, and how to have the other one. profile: the composed section."""
+    why = ""
+    if is_detected:
+        why = " (there is no CUDA device)" if profile["name"] == "mini" else " (there is a CUDA device)"
+    return f"profile={profile['name']}{why}: {profile['announcement']}"
 
 
 def _protocol(section: Mapping[str, Any]) -> str:

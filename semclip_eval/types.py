@@ -231,13 +231,15 @@ class Prompt:
 
     With `continuations` the VLM scores each of them as the assistant's whole answer (mean token cross-entropy, end
     token included); without, it answers greedily with at most `max_new_tokens` tokens. `specials` are strings in `text`
-    that are read as single tokens where the tokenizer has them (`<ref>`); all others stay text.
+    that are read as single tokens where the tokenizer has them (`<ref>`); all others stay text. `forces_length`: a
+    generated answer has `max_new_tokens` tokens exactly (latency mode).
     """
 
     text: str
     continuations: tuple[str, ...] = ()
     max_new_tokens: int = 128
     specials: tuple[str, ...] = ()
+    forces_length: bool = False
 
 
 @dataclass(frozen=True)

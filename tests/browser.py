@@ -107,13 +107,32 @@ class Browser:
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Load a page from disk and wait until its scripts have run."""
+        self.visit(path.resolve().as_uri() + fragment)
+
+    def visit(self, address: str) -> None:
+        """Load the page at an address and wait until its scripts have run."""
         self.call("Page.navigate", url="about:blank")
-        self.call("Page.navigate", url=path.resolve().as_uri() + fragment)
-        for _ in range(600):
-            if self.run("document.readyState === 'complete' && location.protocol === 'file:'"):
+        self.call("Page.navigate", url=address)
+        self.wait("document.readyState === 'complete' && location.protocol !== 'about:'", address)
+
+    def wait(self, expression: str, what: str, seconds: float = 30) -> None:
+        """Until the JavaScript expression holds; RuntimeError that names `what` where it does not in time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.run(expression):
                 return
             time.sleep(0.05)
-        raise RuntimeError(f"{path}: not loaded within 30 s")
+        raise RuntimeError(f"{what}: not there within {seconds:.0f} s")
+
+    def drop(self, file: Path, place: str) -> None:
+        """Drop a file on the element that the selector `place` names, as a mouse would."""
+        data, name = base64.b64encode(file.read_bytes()).decode(), json.dumps(file.name)
+        self.run(
+            f"(() => {{ const bytes = Uint8Array.from(atob('{data}'), (one) => one.charCodeAt(0));"
+            f" const dropped = new DataTransfer(); dropped.items.add(new File([bytes], {name}, {{type: 'image/png'}}));"
+            f" for (const kind of ['dragenter', 'dragover', 'drop']) document.querySelector({json.dumps(place)})"
+            ".dispatchEvent(new DragEvent(kind, {dataTransfer: dropped, bubbles: true, cancelable: true})); })()"
+        )
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression."""

@@ -155,11 +155,9 @@ def test_an_answer_does_not_depend_on_its_batch(vlm: GenericTransformers) -> Non
 
 
 def test_a_fixed_length_is_kept_in_latency_mode(vlm: GenericTransformers) -> None:
-    vlm.begin_block(keep=False)
-    prepared = vlm.prepare(Request((noise_image(0),), Prompt("What?", max_new_tokens=9)))
+    prepared = vlm.prepare(Request((noise_image(0),), Prompt("What?", max_new_tokens=9, forces_length=True)))
     state = vlm.prefill([prepared], vlm.encode([prepared]))
     (answer,) = vlm.decode([prepared], state, ignore_end_token=True)
-    vlm.begin_block(keep=True)
     assert answer.new_tokens == 9
 
 

@@ -34,6 +34,7 @@ def test_the_wheel_holds_configs_and_weights(wheel):
         assert any(name.startswith(f"semclip_eval/mini/weights/{kind}/") and "safetensors" in name for name in names)
     for name in ("page.html", "page.css", "page.js", "drawing.js", "viewer.js"):
         assert f"semclip_eval/report/{name}" in names
+    assert {"semclip_eval/ask/cards.css", "semclip_eval/serve/page.css"} <= names
     assert not any(name.startswith(("tests/", "results/")) for name in names)
 
 

@@ -21,7 +21,7 @@ from semclip_eval.benchmarks.decoded import DECODED
 from semclip_eval.config import RunConfig
 from semclip_eval.errors import ConfigError, QuestionError, SemclipEvalError
 from semclip_eval.measure.stages import StageClock
-from semclip_eval.modes import mode_of
+from semclip_eval.modes import Mode, mode_of
 from semclip_eval.relevance.base import Relevance, psi_text
 from semclip_eval.results.records import Record
 from semclip_eval.selectors.base import PruneInput, SelectionInput, Selector, Undeclared, selection_input
@@ -42,7 +42,7 @@ class CropScheme(Protocol):
 
 
 class Pipeline:
-    """Asks blocks of questions of a model; the components are built once and stay."""
+    """Asks blocks of questions of a model; the components are built once and stay. mode: None for the run's own."""
 
     def __init__(
         self,
@@ -53,10 +53,11 @@ class Pipeline:
         vlm: VLM,
         run: RunConfig,
         psi_reads: str = "question",
+        mode: Mode | None = None,
     ) -> None:
         self.benchmark, self.selector, self.crops = benchmark, selector, crops
         self.relevance, self.vlm, self.run, self.psi_reads = relevance, vlm, run, psi_reads
-        self.mode = mode_of(run)
+        self.mode = mode or mode_of(run)
         self.clock = StageClock(run.device, on=self.mode.times)
         self.prunes = "prune" in selector.needs
         needs = selector.needs
@@ -126,7 +127,9 @@ class Pipeline:
 
     def answer(self, questions: Sequence[Question]) -> list[Item]:
         """The questions at the end of their way, each with its answer or its error, not scored."""
-        items = [self.load(question) for question in questions]
+        self.clock.reset()
+        with self.clock.stage("load"):
+            items = [self.load(question) for question in questions]
         self._go_through(items)
         return items
 
@@ -193,7 +196,8 @@ class Pipeline:
         image, prompt = _present(item.image), _present(item.prompt)
         try:
             if not prompt.continuations:
-                prompt = dataclasses.replace(prompt, max_new_tokens=self.mode.new_tokens(prompt))
+                forced = self.mode.forced_tokens is not None
+                prompt = dataclasses.replace(prompt, max_new_tokens=self.mode.new_tokens(prompt), forces_length=forced)
             item.prompt = prompt
             with self.clock.stage("crop"):
                 images = tuple(view.pixels(image) for view in _present(item.selection).views)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import xxhash
 from PIL import Image
 
 from semclip_eval.benchmarks.base import Benchmark, check_protocol
@@ -47,7 +48,8 @@ class SingleQuestion(Benchmark):
             id="single",
             text=text,
             category="single",
-            image_id="single",
+            # By its pixels: ψ must not take another image, asked before, for this one.
+            image_id=f"single:{xxhash.xxh3_128_hexdigest(image.tobytes())}",
             load_image=lambda: image,
             truth=-1,
             options=tuple(options),

@@ -120,7 +120,6 @@ class GenericTransformers(VLM):
         self.placeholders = sorted(known | {str(self.tokenizer.convert_ids_to_tokens(self.image_id))})
         self.stop_ids = self._stop_ids()
         self._lock = threading.Lock()
-        self._fixed_length = False
 
     def _image_id(self) -> int:
         # The config first: a processor may give that name to the text that stands for a whole image (Gemma 3).
@@ -176,6 +175,7 @@ class GenericTransformers(VLM):
             visual_tokens=visual,
             text_tokens=len(ids) - visual,
             extras=dict(inputs),
+            prompt=prompt,
         )
 
     def _turns(self, request: Request) -> list[dict[str, Any]]:
@@ -220,19 +220,15 @@ class GenericTransformers(VLM):
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def begin_block(self, keep: bool) -> None:
-        """See `VLM.begin_block`; `keep=False` is latency mode, whose answers have a fixed length."""
-        self._fixed_length = not keep
-
     def encode(self, batch: Sequence[ModelInputs]) -> None:
         """Nothing: the model encodes its images when it reads the prompt."""
         return
 
     def prefill(self, batch: Sequence[ModelInputs], features: Any) -> GenericState:
         """The options' losses, or a generation up to its first token."""
-        return self._start(batch, self._fixed_length)
+        return self._start(batch)
 
-    def _start(self, batch: Sequence[ModelInputs], ignore_end_token: bool) -> GenericState:
+    def _start(self, batch: Sequence[ModelInputs], ignore_end_token: bool = False) -> GenericState:
         state = GenericState([], [])
         for prepared in batch:
             result: dict[str, Any] = {}
@@ -242,7 +238,8 @@ class GenericTransformers(VLM):
                 state.threads.append(None)
                 continue
             streamer = FirstToken()
-            work = threading.Thread(target=self._generate, args=(prepared, streamer, ignore_end_token, result))
+            whole = ignore_end_token or (prepared.prompt is not None and prepared.prompt.forces_length)
+            work = threading.Thread(target=self._generate, args=(prepared, streamer, whole, result))
             work.start()
             streamer.arrived.wait()
             state.threads.append(work)
