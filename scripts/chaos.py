@@ -93,18 +93,13 @@ class Chaos:
             return list(MINI)
         # Threads are settled here: to set them would import torch in every worker.
         self.environment.setdefault("OMP_NUM_THREADS", "1")
-        configs = self.root / "configs"
-        for name, text in DRAWN_CONFIGS.items():
-            path = configs / f"{name}.yaml"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-        return ["--config-dir", str(configs), *DRAWN]
+        return drawn_world(self.root / "configs")
 
     def run(self) -> None:
         """Kill until all kills are spent or something is wrong."""
         alone = [*self._command, f"run.output_dir={self.root}/reference"]
         subprocess.run(alone, check=True, capture_output=True, env=self.environment)
-        self._reference = _lines(self.root / "reference")
+        self._reference = lines_of(self.root / "reference")
         print(f"reference: {len(self._reference)} records", flush=True)
         while len(self.kills) < self.options.kills and not self.problems:
             self.runs += 1
@@ -115,7 +110,7 @@ class Chaos:
         code: int | None = None
         while code != 0 and not self.problems:
             code = self._one_driver(folder, self.starts - first_start)
-        if not self.problems and _content(folder) != b"".join(self._reference):
+        if not self.problems and content_of(folder) != b"".join(self._reference):
             self.problems.append(f"{folder.name}: the finished file is not the reference's")
         hit = [Kill(**{**asdict(kill), "identical": not self.problems}) for kill in self.kills[before:]]
         self.kills[before:] = hit
@@ -133,14 +128,14 @@ class Chaos:
             driver = subprocess.Popen(
                 [*self._command, *spread], stdout=subprocess.DEVNULL, stderr=said, env=self.environment
             )
-            begin, kind, at_start = time.monotonic(), "", len(_lines(folder))
+            begin, kind, at_start = time.monotonic(), "", len(lines_of(folder))
             if self.chance.random() < UNTIL_IT_ASKS:
                 self._wait_for(driver, folder, at_start + 1)
             while driver.poll() is None and len(self.kills) < options.kills:
                 kind = self._kill_once(driver, folder)
                 if not kind:
                     continue
-                moment, records = round(time.monotonic() - begin, 3), len(_lines(folder))
+                moment, records = round(time.monotonic() - begin, 3), len(lines_of(folder))
                 phase = "end" if records == len(self._reference) else "load" if records == at_start else "ask"
                 where = (options.seed, options.world, options.executor, self.runs)
                 self.kills.append(Kill(*where, kind, phase, moment, records, restarts))
@@ -170,14 +165,14 @@ class Chaos:
 
     def _faults(self, folder: Path) -> list[str]:
         """What is wrong with the whole lines of a run that was stopped."""
-        lines, known = _lines(folder), set(self._reference)
+        lines, known = lines_of(folder), set(self._reference)
         foreign = [line for line in lines if line not in known]
         doubled = [line for line, count in Counter(lines).items() if count > 1]
         return [f"changed: {line[:80]!r}" for line in foreign] + [f"doubled: {line[:80]!r}" for line in doubled]
 
     def _kill_once(self, driver: subprocess.Popen[bytes], folder: Path) -> str:
         """One kill at a random moment; empty where the run was done before it."""
-        is_near = len(_lines(folder)) > MOST * len(self._reference)
+        is_near = len(lines_of(folder)) > MOST * len(self._reference)
         at_the_end = is_near and self.chance.random() < AT_THE_END
         wait = self.chance.uniform(0, WRITING_S if at_the_end else self.options.within_s)
         if at_the_end:
@@ -206,7 +201,7 @@ class Chaos:
 
     def _wait_for(self, driver: subprocess.Popen[bytes], folder: Path, records: int) -> None:
         """Until so many records are on disk, or the driver has ended."""
-        while len(_lines(folder)) < records and driver.poll() is None:
+        while len(lines_of(folder)) < records and driver.poll() is None:
             time.sleep(0.01)
 
     def _end_stopped(self) -> None:
@@ -215,6 +210,15 @@ class Chaos:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self._stopped = []
+
+
+def drawn_world(configs: Path) -> list[str]:
+    """The words of a run over the drawn world, whose configs are written into this folder."""
+    for name, text in DRAWN_CONFIGS.items():
+        path = configs / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return ["--config-dir", str(configs), *DRAWN]
 
 
 def workers_of(driver: subprocess.Popen[bytes], executor: str) -> list[psutil.Process]:
@@ -234,15 +238,15 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def _content(folder: Path) -> bytes:
+def content_of(folder: Path) -> bytes:
     """The one samples.jsonl below a folder of results; nothing where there is none."""
     samples = next(iter(folder.glob("*/*/*/*/*/samples.jsonl")), None)
     return samples.read_bytes() if samples else b""
 
 
-def _lines(folder: Path) -> list[bytes]:
+def lines_of(folder: Path) -> list[bytes]:
     """Its whole lines."""
-    return [line for line in _content(folder).splitlines(keepends=True) if line.endswith(b"\n")]
+    return [line for line in content_of(folder).splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def _append(path: Path, kills: list[Kill]) -> None:
