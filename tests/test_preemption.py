@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -160,3 +161,54 @@ def test_a_run_that_is_terminated_finishes_its_blocks_and_goes_on_later(tmp_path
     assert kept.count(b"\n") >= before + 4
     assert kept.count(b"\n") % 4 == 0
     assert (execute(slow(tmp_path / "run")) / "samples.jsonl").read_bytes() == whole
+
+
+CONFIGS = {
+    "benchmark/drawn": "_target_: tests.fakes.DrawnBenchmark\nname: drawn\ncount: 24\n",
+    "model/computed": "_target_: tests.fakes.ComputedVLM\nname: computed\ndelay_s: {delay_s}\n",
+}
+
+
+@pytest.mark.slow
+def test_a_job_that_submitit_requeues_finishes_its_block_and_goes_on(tmp_path: Path) -> None:
+    """As SLURM does before it takes a machine back, under submitit's local executor: SIGUSR2 to the job's process."""
+    words = ["profile=full", "benchmark=drawn", "model=computed", "selector=no_crop,full_crop", "run.device=cpu"]
+
+    def sweep(name: str, delay_s: float, *more: str) -> subprocess.Popen[str]:
+        configs = tmp_path / f"configs_{name}"
+        for place, text in CONFIGS.items():
+            path = configs / f"{place}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.format(delay_s=delay_s))
+        command = [sys.executable, "-m", "semclip_eval", "-m", "--config-dir", str(configs), *words, *more]
+        return subprocess.Popen([*command, "run.batch_size=4", f"run.output_dir={tmp_path / name}"], cwd=ROOT,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+    peaceful = sweep("peace", 0.0)
+    assert peaceful.wait() == 0
+    process = sweep("run", 0.4, "hydra/launcher=submitit_local", "run.workers=2")
+    samples = records_of(tmp_path / "run", process, 4)
+    jobs = psutil.Process(process.pid).children(recursive=True)
+    (job, *_) = [
+        job for job in jobs if "submitit.core._submit" in " ".join(job.cmdline()) and _writes_to(job, samples.parent)
+    ]
+    before = samples.read_bytes()
+    job.send_signal(signal.SIGUSR2)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "All runs of this sweep" in out
+    for selector in ("no_crop", "full_crop"):
+        (first, second) = (
+            next((tmp_path / name).glob(f"*/*/*/{selector}/*/samples.jsonl")).read_bytes() for name in ("peace", "run")
+        )
+        assert first == second
+    sessions = json.loads((samples.parent / "environment.json").read_text())["sessions"]
+    assert len(sessions) == 2
+    # The first process's part was whole blocks, and those in hand were among them.
+    asked = sum(worker["questions"] for worker in sessions[1]["workers"])
+    assert (24 - asked) % 4 == 0
+    assert 24 - asked > before.count(b"\n")
+
+
+def _writes_to(process: psutil.Process, folder: Path) -> bool:
+    return any(file.path.startswith(str(folder)) for file in process.open_files())
