@@ -17,7 +17,7 @@ SWEEP = $(BIN)/semclip-eval -m 'benchmark=$(BENCHMARKS)' selector=$(MAIN_SELECTO
 .PHONY: help demo test test-slow lint install regression baseline sweep sweep-mini sweep-local-gpus sweep-slurm clean
 
 help:  ## what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
 
 install: $(VENV)/.installed  ## a virtual environment with the package and its pinned dependencies
 

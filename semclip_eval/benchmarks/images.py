@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from semclip_eval.benchmarks.access import ANYWHERE, FileAccess
-from semclip_eval.errors import QuestionError
+from semclip_eval.benchmarks.node_cache import open_at_hand
+from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.files import require_regular, shown
 
 MIB = 2**20
@@ -33,8 +34,10 @@ def read_rgb(path: Path, access: FileAccess = ANYWHERE) -> Image.Image:
         raise QuestionError(f"{shown(path)}: no such image.{_beside(path)}")
     try:
         require_regular(path)
-        with Image.open(path) as image:
+        with open_at_hand(path) as stream, Image.open(stream) as image:
             return _decoded(image, access)
+    except ConfigError:
+        raise
     except QuestionError as error:
         raise QuestionError(f"{shown(path)}: {error}") from error
     except UnidentifiedImageError as error:
