@@ -56,16 +56,19 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="where table and images go")
     parser.add_argument("--questions", type=int, default=24, help="questions of a cell")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
+    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=tuple(SIZES), help="image sizes")
+    parser.add_argument("--selectors", nargs="+", choices=SELECTORS, default=SELECTORS, help="selectors")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     chosen.output.mkdir(parents=True, exist_ok=True)
     parts = Parts()
     rows = []
-    for size, factor in SIZES.items():
+    for size in chosen.sizes:
+        factor = SIZES[size]
         folder = enlarged(chosen.output / "images", factor, chosen.questions)
         for protocol in PROTOCOLS:
             benchmark = VStar(path=str(folder), protocol=protocol)
-            for selector in SELECTORS:
+            for selector in chosen.selectors:
                 notice(f"{size}, {protocol}, {selector}")
                 rows.append({"size": size, "protocol": protocol, "selector": selector}
                             | cell(parts, benchmark, selector, chosen.rounds))  # fmt: skip
@@ -94,6 +97,7 @@ class Parts:
     psi: Any = field(
         default_factory=lambda: load_psi("mini_clip", profile="mini", device="cpu", cache_images=0, store_mib=0)
     )
+    scheme: Any = field(default_factory=lambda: load_crops("grid4x4", profile="mini"))
     inside: float = 0.0
 
     @contextmanager
@@ -128,11 +132,13 @@ def cell(parts: Parts, benchmark: VStar, selector: str, rounds: int) -> dict[str
     """CPU seconds a question of each side and the ratios between them."""
     questions = benchmark.questions()
 
+    # Built once, as a run builds them: composing a configuration is no part of asking.
+    chooser = load_selector(selector)
+    scheme = parts.scheme if "candidates" in chooser.needs else None
+    psi = parts.psi if "psi" in chooser.needs else None
+
     def product(batch_size: int) -> list[int | None]:
         run = RunConfig(device="cpu", dtype="float32", batch_size=batch_size, num_workers=0)
-        chooser = load_selector(selector)
-        scheme = load_crops("grid4x4", profile="mini") if "candidates" in chooser.needs else None
-        psi = parts.psi if "psi" in chooser.needs else None
         if psi is not None:
             psi.reset()
         pipeline = Pipeline(benchmark, chooser, scheme, psi, parts.vlm, run, PSI_READS)
@@ -181,7 +187,7 @@ def naive(parts: Parts, benchmark: VStar, questions: Sequence[Question], selecto
 def _naive_answer(parts: Parts, benchmark: VStar, question: Question, selector: str) -> int | None:
     image = question.load_image()
     views = [image]
-    boxes = load_crops("grid4x4", profile="mini").candidates(image.width, image.height)
+    boxes = parts.scheme.candidates(image.width, image.height)
     if selector == "full_crop":
         views += [image.crop(box) for box in boxes]
     elif selector == "semclip":

@@ -24,7 +24,7 @@ from semclip_eval.models.transformers import dummy, weights
 from semclip_eval.models.transformers.decoding import CachedDecoder, PrefillState
 from semclip_eval.models.transformers.dropping import Dropping, reading
 from semclip_eval.models.transformers.features import FeatureStore
-from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
+from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory, tokens_at_once
 from semclip_eval.models.transformers.probing import Probe, last_layers, probing
 from semclip_eval.models.transformers.prompts import CONVERSATIONS, Conversation
 from semclip_eval.models.transformers.pruning import pruned
@@ -241,6 +241,12 @@ class TransformersVLM(CachedDecoder):
     def release_memory(self) -> None:
         """See `VLM.release_memory`."""
         self.features.clear()
+
+    def tokens_at_once(self) -> int | None:
+        """See `VLM.tokens_at_once`."""
+        if not hasattr(self.model.config.text_config, "num_attention_heads"):
+            return None
+        return tokens_at_once(self.model.config.text_config, self.dtype, weights.bytes_by_device(self.model))
 
     def check_views(self, views: int, new_tokens: int, kept: Callable[[int], int] | None = None) -> None:
         """See `VLM.check_views`."""
