@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 RESULTS ?= results
 SELECTORS := no_crop,full_crop,semclip,random_crop,center_crop,oracle
 MAIN_SELECTORS := no_crop,full_crop,semclip
+# A Python with lmms-eval, decord and transformers 4.
+PEER ?= $(BIN)/python
 # Questions of each benchmark in a sweep: null is all of them.
 LIMIT ?= null
 BENCHMARKS ?= glob(*,exclude=custom)
@@ -14,7 +16,7 @@ LAUNCHER ?= submitit_slurm
 PROFILE ?= full
 SWEEP = $(BIN)/semclip-eval -m 'benchmark=$(BENCHMARKS)' selector=$(MAIN_SELECTORS) run.limit=$(LIMIT) run.output_dir=$(RESULTS)
 
-.PHONY: help demo test test-slow lint install regression baseline sweep sweep-mini sweep-local-gpus sweep-slurm clean
+.PHONY: help demo test test-slow lint install regression baseline bench-throughput bench-pipeline bench-scaling bench-peer sweep sweep-mini sweep-local-gpus sweep-slurm clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
@@ -45,6 +47,18 @@ regression: install  ## a small split of every miniature benchmark against resul
 
 baseline: install  ## write results/baselines/mini.csv anew (after a change that is meant to move it)
 	$(BIN)/python scripts/regression.py --write
+
+bench-throughput: install  ## against a naive loop and pure model time, with V*'s image size (a quarter of an hour)
+	$(BIN)/python scripts/bench_throughput.py
+
+bench-pipeline: install  ## how busy a (simulated) accelerator is kept
+	$(BIN)/python scripts/bench_pipeline.py
+
+bench-scaling: install  ## how time and memory grow: questions, candidates, megapixels (half an hour)
+	$(BIN)/python scripts/bench_scaling.py
+
+bench-peer: install  ## the same questions under lmms-eval, where PEER is a Python that has it
+	$(BIN)/python scripts/bench_peer.py --peer $(PEER)
 
 sweep-mini: install  ## every benchmark of the miniature with the three main selectors (LIMIT=40 for a quick look)
 	$(SWEEP) profile=mini run.batch_size=8

@@ -32,6 +32,7 @@ NOT_IN_IDENTITY = (
     "description",
     "cache_images",
     "store_mib",
+    "cache",
     "feature_cache_mib",
     "max_in_flight",
     "timeout_s",

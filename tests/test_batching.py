@@ -35,7 +35,7 @@ class Roomy(ComputedVLM):
 
     def prepare(self, request):
         prepared = super().prepare(request)
-        prepared.input_ids = [0] * (100 * len(request.images) + 10)
+        prepared.visual_tokens, prepared.text_tokens = 100 * len(request.images), 10
         prepared.continuation_ids = [[0] * 5 for _ in request.prompt.continuations]
         prepared.max_new_tokens = request.prompt.max_new_tokens
         return prepared
@@ -80,12 +80,12 @@ def test_room_on_a_gpu_by_the_formula(monkeypatch):
     gib = 2**30
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * gib))
     token = 5 * (2 * 32 * 4096 * 2) + (2 * 11008 + 8 * 4096) * 2
-    assert memory.tokens_at_once(llama, "bfloat16", {"cuda:0": 14 * gib}) == 33 * gib // token
+    assert memory.tokens_at_once(llama, "bfloat16", {"cuda:0": 14 * gib}, 4) == 33 * gib // token
     # Two devices: the one with less room; and never more than keep it busy.
-    assert memory.tokens_at_once(llama, "bfloat16", {"cuda:0": 14 * gib, "cuda:1": 70 * gib}) == 5 * gib // token
+    assert memory.tokens_at_once(llama, "bfloat16", {"cuda:0": 14 * gib, "cuda:1": 70 * gib}, 4) == 5 * gib // token
     llama.num_key_value_heads, llama.head_dim = 2, 64
-    assert memory.tokens_at_once(llama, "bfloat16", {"cuda:0": 1}) == memory.MOST_TOKENS
-    assert memory.tokens_at_once(llama, "float32", {"cpu": 1}) == memory.CPU_TOKENS
+    assert memory.tokens_at_once(llama, "bfloat16", {"cuda:0": 1}, 0) == memory.MOST_TOKENS
+    assert memory.tokens_at_once(llama, "float32", {"cpu": 1}, 0) == memory.CPU_TOKENS
 
 
 def test_the_miniature_answers_alike_at_any_size(tmp_path):

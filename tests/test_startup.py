@@ -1,5 +1,6 @@
 """What a command may import: seconds of libraries only where a question is asked."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import yaml
 
 from semclip_eval import devices
 from semclip_eval.errors import ConfigError
-from semclip_eval.lazy import library, without_gradients
+from semclip_eval.lazy import library, seldom_called_deferred, without_gradients
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "open_clip", "datasets", "scipy", "matplotlib")
@@ -126,6 +127,51 @@ def test_a_library_is_the_module_itself(monkeypatch) -> None:
     assert lazy.rgb_to_hsv(1, 0, 0) == colorsys.rgb_to_hsv(1, 0, 0)
     with pytest.raises(AttributeError):
         _ = lazy.no_such_thing
+
+
+ASKED = """
+import sys
+from semclip_eval.cli import main
+code = main(sys.argv[1:])
+if code or {"timm", "scipy.optimize"} & set(sys.modules):
+    sys.exit(f"code {code}, imported {sorted({'timm', 'scipy.optimize'} & set(sys.modules))}")
+import numpy as np
+import open_clip.timm_model as tower
+from transformers.loss import loss_for_object_detection as loss
+costs = np.array([[4.0, 1.0], [2.0, 9.0]])
+assert [list(each) for each in loss.linear_sum_assignment(costs)] == [[0, 1], [1, 0]]
+assert tower.to_2tuple(3) == (3, 3)
+import scipy.optimize, timm.layers
+assert tower.timm.create_model is timm.create_model
+assert isinstance(tower.Mlp(4), timm.layers.Mlp)
+"""
+
+
+def test_a_question_is_asked_without_what_is_seldom_called(tmp_path: Path) -> None:
+    """And what was deferred is the real thing when it is called."""
+    words = ["profile=mini", "selector=semclip", "run.limit=1", f"run.output_dir={tmp_path}"]
+    result = subprocess.run([sys.executable, "-c", ASKED, *words], capture_output=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr.decode()
+
+
+def test_whatever_else_is_asked_of_a_deferred_module_imports_it(monkeypatch) -> None:
+    monkeypatch.setattr("semclip_eval.lazy.SELDOM_CALLED", {"colorsys": ("rgb_to_hsv",), "no_such_library": ("f",)})
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with seldom_called_deferred():
+        from colorsys import rgb_to_hsv
+
+        with pytest.raises(ImportError):
+            importlib.import_module("no_such_library")
+        first = sys.modules["colorsys"]
+        assert first.ONE_THIRD == 1 / 3
+        assert sys.modules["colorsys"] is not first
+    import colorsys
+
+    assert rgb_to_hsv(0.1, 0.2, 0.3) == colorsys.rgb_to_hsv(0.1, 0.2, 0.3)
+    monkeypatch.delitem(sys.modules, "colorsys")
+    with seldom_called_deferred():
+        assert "colorsys" in sys.modules
+    assert "colorsys" not in sys.modules
 
 
 def test_without_gradients_is_inference_mode() -> None:

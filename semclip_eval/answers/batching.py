@@ -47,4 +47,4 @@ def _tokens(pipeline: Pipeline, question: Question) -> int | None:
     except Exception:  # whatever is wrong with this question shows when it is asked
         return None
     answer = sum(map(len, prepared.continuation_ids)) or prepared.max_new_tokens
-    return len(prepared.input_ids) + answer
+    return (prepared.visual_tokens or 0) + (prepared.text_tokens or 0) + answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from semclip_eval.errors import ConfigError
 from semclip_eval.measure import flops
 from semclip_eval.pixels import RESIZERS
 from semclip_eval.relevance.base import PatchMap, Relevance, RelevanceRequest, check_psi_text
+from semclip_eval.relevance.embedding_files import EmbeddingFiles, text_digest
 from semclip_eval.relevance.embedding_store import EmbeddingStore, pixel_digest
 from semclip_eval.relevance.trained import read_provenance
 from semclip_eval.types import Box
@@ -32,6 +34,8 @@ LOAD_FORMATS = ("auto", "dummy")
 COMPARED = 4
 # To be raised when the same pixels get another embedding here.
 STORE_VERSION = 1
+# In place of a box where a text's embedding is kept.
+NO_BOX = Box(0, 0, 0, 0)
 # An image: its id, its size, and 256 of its pixels, so that two benchmarks that number their images alike do not
 # get each other's embeddings.
 ImageKey = tuple[str, tuple[int, int], bytes]
@@ -51,12 +55,13 @@ class OpenClipRelevance(Relevance):
     nearly equal crops depend on the batch. batch_size: crops, or texts, in one forward pass. cache_images: images whose
     crop embeddings are kept, the least recently used going first; 0 keeps none from one call to the next (latency
     mode). store_mib: size of the file in the cache folder that keeps crop embeddings from one run to the next
-    (`embedding_store`); 0 for none. resize_mode: how a crop that is not square is brought to the model's square where
-    the model's own way would cut its sides off: `squash` stretches it (SigLIP's way), `longest` pads it with black.
-    resize_with: `pillow`, the published way, or `torch`, several times as fast and about two values in a thousand one
-    grey level off; the first questions are scored both ways, and what that changes is said.
-    load_format: `dummy` gives the architecture random weights without a download, for planning latency and memory; what
-    it selects means nothing.
+    (`embedding_store`); 0 for none. cache: a folder that keeps them in its place, as files, and texts' too
+    (`embedding_files`), up to the same size. resize_mode: how a crop that is not square is brought to the model's
+    square where the model's own way would cut its sides off: `squash` stretches it (SigLIP's way), `longest` pads it
+    with black. resize_with: `pillow`, the published way, or `torch`, several times as fast and about two values in a
+    thousand one grey level off; the first questions are scored both ways, and what that changes is said. load_format:
+    `dummy` gives the architecture random weights without a download, for planning latency and memory; what it selects
+    means nothing.
 
     Weights are loaded at `load` or at the first `score`. Raises ConfigError for a value, ModelError for weights that
     cannot be had.
@@ -74,6 +79,7 @@ class OpenClipRelevance(Relevance):
         resize_mode: Literal["squash", "longest"] = "squash",
         load_format: str = "auto",
         store_mib: int = 0,
+        cache: str | None = None,
         resize_with: str = "pillow",
         device: str = "cpu",
         dtype: str = "float32",
@@ -88,6 +94,8 @@ class OpenClipRelevance(Relevance):
         whole_number("psi.batch_size", batch_size, 1)
         whole_number("psi.cache_images", cache_images, 0)
         whole_number("psi.store_mib", store_mib, 0)
+        if cache is not None and not str(cache).strip():
+            raise ConfigError("psi.cache is empty: name a folder, or write null for the cache folder.")
         if resize_mode not in RESIZE_MODES:
             raise ConfigError(f"psi.resize_mode={resize_mode}: must be {' or '.join(RESIZE_MODES)}.")
         if resize_with not in RESIZERS:
@@ -104,7 +112,8 @@ class OpenClipRelevance(Relevance):
         self.batch_size = batch_size
         self.cache_images = cache_images
         self.store_mib = store_mib
-        self._store: EmbeddingStore | None = None
+        self.cache = None if cache is None else Path(str(cache)).expanduser()
+        self._store: EmbeddingStore | EmbeddingFiles | None = None
         self._keeps = True
         self.resize_mode = resize_mode
         self.resize_with, self._is_compared = resize_with, resize_with == "pillow"
@@ -292,15 +301,26 @@ class OpenClipRelevance(Relevance):
 
     def embed_texts(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """Unit-norm float32 embeddings on the CPU, one a text; the texts count for `truncations`."""
+        import torch
+
         clip = self._loaded()
-        embeddings: list[torch.Tensor] = []
         with self.part("psi_text"):
             for text in texts:
                 self._text_lengths.setdefault(text, clip.text_length(text))
-            for start in range(0, len(texts), self.batch_size):
-                tokens = clip.tokenizer(list(texts[start : start + self.batch_size]))
-                embeddings += self._embed("text", tokens)
-        return embeddings
+            store = self._open_store() if self.cache is not None else None
+            found: dict[str, torch.Tensor] = {}
+            if store is not None:
+                known = {text: store.get(text_digest(text), [NO_BOX]) for text in texts}
+                found = {text: torch.from_numpy(each[NO_BOX].copy()) for text, each in known.items() if each}
+            missing = [text for text in texts if text not in found]
+            for start in range(0, len(missing), self.batch_size):
+                part = missing[start : start + self.batch_size]
+                found |= zip(part, self._embed("text", clip.tokenizer(part)), strict=True)
+            if store is not None:
+                for text in missing:
+                    store.put(text_digest(text), {NO_BOX: found[text].numpy()})
+                store.commit()
+        return [found[text] for text in texts]
 
     def _crop_embeddings(
         self, requests: Sequence[RelevanceRequest], keys: Sequence[ImageKey]
@@ -344,7 +364,7 @@ class OpenClipRelevance(Relevance):
             self._cache.popitem(last=False)
         return found
 
-    def _open_store(self) -> EmbeddingStore | None:
+    def _open_store(self) -> EmbeddingStore | EmbeddingFiles | None:
         """None where nothing may be kept: latency mode, random weights, `store_mib: 0`."""
         if not self.store_mib or not self._keeps or self.load_format == "dummy":
             return None
@@ -359,7 +379,10 @@ class OpenClipRelevance(Relevance):
                 self.model, self.revision, self.precision, resize, self.device.partition(":")[0],
                 torch.__version__, open_clip.__version__, STORE_VERSION,
             )  # fmt: skip
-            self._store = EmbeddingStore(default_cache_folder(), repr(made_by), self.store_mib)
+            if self.cache is None:
+                self._store = EmbeddingStore(default_cache_folder(), repr(made_by), self.store_mib)
+            else:
+                self._store = EmbeddingFiles(self.cache, repr(made_by), self.store_mib)
         return self._store
 
     def _embed(self, kind: Literal["image", "text"], batch: torch.Tensor) -> list[torch.Tensor]:

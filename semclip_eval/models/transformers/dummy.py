@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.lazy import import_transformers
 from semclip_eval.models.transformers.prompts import Conversation
 
 SEED = 0
@@ -24,8 +25,7 @@ def read_architecture(name: str, model_type: str) -> Any:
 
     Raises ConfigError for a name without one, or with one of another `model_type`.
     """
-    from transformers import AutoConfig
-
+    auto_config = import_transformers().AutoConfig
     folder = resources.files("semclip_eval.models.transformers") / "architectures"
     file = folder / f"{name}.json"
     if not file.is_file():
@@ -39,7 +39,7 @@ def read_architecture(name: str, model_type: str) -> Any:
         raise ConfigError(
             f"model.name={name}: its architecture is '{values['model_type']}', this adapter builds '{model_type}'"
         )
-    return AutoConfig.for_model(**values)
+    return auto_config.for_model(**values)
 
 
 def build_tokenizer(config: Any, conversation: Conversation) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from semclip_eval.checks import first_line, require_member
 from semclip_eval.errors import ConfigError, ModelError, QuestionError
-from semclip_eval.lazy import library, without_gradients
+from semclip_eval.lazy import import_transformers, library, without_gradients
 from semclip_eval.models.base import VLM, ModelInputs
 from semclip_eval.models.transformers import weights
 from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
@@ -354,13 +354,12 @@ class GenericTransformers(VLM):
 
 
 def _config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
+    auto_config = import_transformers().AutoConfig
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{file}: missing; the folder must hold a transformers checkpoint")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return auto_config.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise weights.unreadable(file, error) from error
 

@@ -14,8 +14,6 @@ WORKING_SHARE = 1.10
 # Prompt tokens of one forward. On a CPU a longer batch is slower than its parts (docs/performance.md); a GPU is busy
 # with this many.
 CPU_TOKENS, MOST_TOKENS = 1024, 16384
-# The prompt's cache, and a copy for each of four options.
-CACHES = 5
 
 
 # How torch's CPU allocator says it (c10/core/impl/alloc_cpu.cpp), in a plain RuntimeError.
@@ -80,11 +78,11 @@ def memory_remedies(dtype: str, device: str, device_map: str | None = None, need
     return " or ".join(remedies)
 
 
-def tokens_at_once(text_config: Any, dtype: str, weights: Mapping[str, int]) -> int:
+def tokens_at_once(text_config: Any, dtype: str, weights: Mapping[str, int], copies: int) -> int:
     """Prompt tokens that one forward should take: what half the memory beside the weights holds, within bounds.
 
-    weights: bytes of them on each device ('cpu', 'cuda:N'). A token costs its keys and values in every layer, in the
-    prompt's cache and in the copies that the options of a question go on from, and the widest layer's activations.
+    weights: bytes of them on each device ('cpu', 'cuda:N'). copies: of a prompt's cache, for the options of a question.
+    A token costs its keys and values in every layer, in the cache and its copies, and the widest layer's activations.
     """
     if not all(device.startswith("cuda") for device in weights):
         return CPU_TOKENS
@@ -95,7 +93,7 @@ def tokens_at_once(text_config: Any, dtype: str, weights: Mapping[str, int]) -> 
     head_size = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
     cache = 2 * text_config.num_hidden_layers * heads * head_size * width
     inner = getattr(text_config, "intermediate_size", None) or 4 * text_config.hidden_size
-    token = CACHES * cache + (2 * inner + 8 * text_config.hidden_size) * width
+    token = (1 + copies) * cache + (2 * inner + 8 * text_config.hidden_size) * width
     rooms = [torch.cuda.get_device_properties(device).total_memory - used for device, used in weights.items()]
     return int(max(1, min(MOST_TOKENS, min(rooms) // 2 // token)))
 

@@ -14,6 +14,7 @@ from semclip_eval.checks import first_line
 from semclip_eval.digest import folder_digest
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.hub import offline_if_unreachable
+from semclip_eval.lazy import import_transformers
 from semclip_eval.models.transformers.memory import GIB, memory_remedies, out_of_memory
 from semclip_eval.places import model_folder
 
@@ -125,13 +126,12 @@ def require_disk(name: str, hub_id: str, revision: str | None, patterns: list[st
 
 def read_config(folder: Path, model_type: str) -> Any:
     """The folder's config. Raises ModelError where it is missing, unreadable or of another architecture."""
-    from transformers import AutoConfig
-
+    auto_config = import_transformers().AutoConfig
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{file}: missing; the folder must hold a transformers checkpoint")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = auto_config.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise unreadable(file, error) from error
     if config.model_type != model_type:
