@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Literal, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 class Box(NamedTuple):
@@ -69,6 +69,16 @@ class Part(NamedTuple):
 
 
 BLACK = (0, 0, 0)
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+# A mark's line is this part of the picture's longer side thick (om-ai-lab/ZoomEye, `zoom_model.py`).
+LINES_A_SIDE = 120
+
+
+class Mark(NamedTuple):
+    """A rectangle around `box` (in pixels of the original image), drawn into a view of the whole image."""
+
+    box: Box
+    color: tuple[int, int, int] = RED
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class View:
     relevance: ψ's score of the crop for the question; None where no ψ was asked.
     substitute: another image (RGB) whose pixels a `blank` shows; stretched to the original's size first.
     background: RGB of a collage's canvas between the parts.
+    marks: rectangles drawn into an overview.
     """
 
     kind: Literal["overview", "crop", "collage", "blank"]
@@ -89,6 +100,7 @@ class View:
     parts: tuple[Part, ...] = ()
     substitute: Image.Image | None = field(default=None, repr=False, compare=False)
     background: tuple[int, int, int] = BLACK
+    marks: tuple[Mark, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -116,8 +128,20 @@ class View:
                 return Image.new("RGB", self.size)
             return self.substitute.resize(image.size).crop(self.box)
         if self.box == (0, 0, image.width, image.height):
-            return image
+            return _marked(image, self.marks) if self.marks else image
         return image.crop(self.box)
+
+
+def _marked(image: Image.Image, marks: tuple[Mark, ...]) -> Image.Image:
+    """A copy with the rectangles drawn around their boxes; at the image's edge the line lies inside."""
+    thick = max(1, max(image.size) // LINES_A_SIDE)
+    copy = image.copy()
+    draw = ImageDraw.Draw(copy)
+    for (left, top, right, bottom), color in marks:
+        x, y = max(0, left - thick), max(0, top - thick)
+        end = min(image.width, right + thick) - 1, min(image.height, bottom + thick) - 1
+        draw.rectangle((x, y, *end), outline=color, width=thick)
+    return copy
 
 
 @dataclass(frozen=True)

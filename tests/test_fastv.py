@@ -93,7 +93,7 @@ def test_all_tokens_kept_are_the_inner_selectors_answers(tmp_path: Path) -> None
 def test_what_cannot_be_is_refused_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = ["model=openai", "model.base_url=http://127.0.0.1:9/v1", "model.model=x"]
     for wrong, word in (
-        (served, "drop"), (["model=qwen3_vl_2b"], "drop"), (["run.mode=latency"], "run.mode=latency"),
+        (served, "drop"), (["model=smolvlm_256m"], "drop"), (["run.mode=latency"], "run.mode=latency"),
         (["selector.layer=4"], "selector.layer=4"),
     ):  # fmt: skip
         assert cli.main(["profile=mini", "selector=fastv", *wrong, f"run.output_dir={tmp_path}"]) == 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +20,9 @@ from semclip_eval.measure import flops
 from semclip_eval.measure.stages import StageClock
 from semclip_eval.models.transformers.llava import Llava15
 from semclip_eval.relevance.base import RelevanceRequest
+from semclip_eval.relevance.dense import DenseRelevance
 from semclip_eval.relevance.open_clip_relevance import OpenClipRelevance
+from semclip_eval.relevance.tower import TowerRelevance
 from semclip_eval.results.summary import flops_row, read_rows
 from semclip_eval.selectors.tools import SelectorVLM
 from semclip_eval.types import Box, Prompt, Request
@@ -51,8 +55,10 @@ def test_a_language_model_of_one_layer_by_hand() -> None:
     assert flops.decode_tokens(text, 3, 3) == 2 * (64 + 32 + 144 + 80) + 4 * 4 * (4 + 5)
     assert flops.decode_tokens(text, 3, 1) == 0
     # Options of 3 and 2 tokens: two rows of two tokens, each attending to 3 + 2.
-    assert flops.decode_options(text, 3, [3, 2]) == 4 * (64 + 32 + 144 + 80) + 4 * 4 * 4 * 5
-    assert flops.decode_options(text, 3, [1, 1]) == 0
+    # Copies: two options padded to two tokens each, which read five. Beside each other: three tokens that read six.
+    assert flops.decode_options(text, 3, [3, 2], False) == 4 * (64 + 32 + 144 + 80) + 4 * 4 * 4 * 5
+    assert flops.decode_options(text, 3, [3, 2], True) == 3 * (64 + 32 + 144 + 80) + 4 * 4 * 3 * 6
+    assert flops.decode_options(text, 3, [1, 1], False) == flops.decode_options(text, 3, [1, 1], True) == 0
 
 
 def test_towers_by_hand() -> None:
@@ -74,7 +80,10 @@ def vlm() -> Llava15:
     return Llava15(name="mini_llava", path="mini://vlm", attn="eager")
 
 
-@pytest.mark.parametrize("prompt", [Prompt("Which one?", continuations=("red", "a blue ring")), Prompt("Which one?")])
+SCORED, WRITTEN = Prompt("Which one?", continuations=("red", "a blue ring")), Prompt("Which?", max_new_tokens=9)
+
+
+@pytest.mark.parametrize("prompt", [SCORED, WRITTEN])
 @pytest.mark.parametrize("views", [0, 1, 3])
 def test_the_miniature_counts_as_torch_does(vlm: Llava15, prompt: Prompt, views: int) -> None:
     images = tuple(Image.effect_noise((60 + 20 * view, 70), 50).convert("RGB") for view in range(views))
@@ -172,6 +181,81 @@ def test_qwens_windows_count_as_torch_does() -> None:
     assert flops.window_encoder(config.vision_config, grids.tolist()) == pytest.approx(by_torch, rel=CLOSE)
 
 
+def test_deepstack_mergers_count_as_torch_does() -> None:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    vision = {
+        "depth": 3, "hidden_size": 48, "intermediate_size": 80, "num_heads": 4, "out_hidden_size": 64,
+        "patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+    }  # fmt: skip
+    config = Qwen3VLConfig(text_config=small_text(), vision_config=vision)
+    config._attn_implementation = "eager"
+    model = Qwen3VLForConditionalGeneration(config).eval().model
+    grids = torch.tensor([[1, 12, 20], [1, 8, 8]])
+    pixels = torch.zeros(int(grids.prod(1).sum()), 3 * 2 * 16 * 16)
+    with torch.no_grad():
+        by_torch = counted(lambda: model.get_image_features(pixels, grids))
+    assert flops.deepstack_encoder(config.vision_config, grids.tolist()) == pytest.approx(by_torch, rel=CLOSE)
+
+
+def picture() -> Image.Image:
+    return Image.effect_noise((80, 60), 50).convert("RGB")
+
+
+@pytest.mark.parametrize("recipe", ["tokens", "value", "clear", "sclip"])
+def test_patches_count_as_torch_does_by_any_recipe(recipe: str) -> None:
+    psi = DenseRelevance("dense", "mini://clip", recipe=recipe, tiles=2, cache_images=0)
+    psi.patch_maps([(picture(), "a star")])  # the check of the sign comes once
+    boxes = (Box(0, 0, 40, 30), Box(40, 0, 80, 30), Box(0, 0, 80, 60))
+    by_torch = counted(lambda: psi.score([RelevanceRequest(picture(), "i", boxes, "a red ring")]))
+    assert psi.flops(3, 1) == pytest.approx(by_torch, rel=CLOSE)
+    assert psi.flops(0, 0) == 0
+    by_torch = counted(lambda: psi.patch_maps([(picture(), "a star"), (picture(), "a star")]))
+    assert psi.map_flops(2) == pytest.approx(by_torch, rel=CLOSE)
+
+
+def test_the_tower_that_psi_shares_counts_once(vlm: Llava15) -> None:
+    """Three candidates are scored and one of them is answered on: its pass serves both."""
+    psi = TowerRelevance("tower", "mini://clip")
+    psi.attach(vlm)
+    image = picture()
+    boxes = (Box(0, 0, 40, 30), Box(40, 0, 80, 30), Box(0, 30, 40, 60))
+    prepared = vlm.prepare(Request((image, image.crop(boxes[1])), Prompt("Which one?")))
+
+    def score_and_encode() -> None:
+        psi.score([RelevanceRequest(image, "i", boxes, "a red ring")])
+        vlm.encode([prepared])
+
+    vlm.begin_block(keep=False)
+    by_torch = counted(score_and_encode)
+    vlm.begin_block(keep=False)
+    vision = (vlm.flops(prepared, prepared, 1) or {})["vision"] or 0
+    assert (psi.flops(3, 1) or 0) + vision - psi.shared_flops(1) == pytest.approx(by_torch, rel=CLOSE)
+    assert OpenClipRelevance("mini_clip", "mini://clip").shared_flops(1) == 0
+
+
+def test_siglips_towers_count_as_torch_does() -> None:
+    import open_clip
+
+    tower = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "timm_proj": "none", "image_size": 224}
+    text = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 2}
+    model = open_clip.CustomTextCLIP(192, tower, text).eval().requires_grad_(False)
+    by_torch = counted(lambda: model.encode_image(torch.zeros(1, 3, 224, 224)))
+    assert flops.open_clip_image(model.visual) == pytest.approx(by_torch, rel=CLOSE)
+    by_torch = counted(lambda: model.encode_text(torch.zeros(1, 8, dtype=torch.long)))
+    assert flops.open_clip_text(model) == pytest.approx(by_torch, rel=CLOSE)
+
+
+@pytest.mark.parametrize(("layers", "features"), [([1], False), ([3, 1], False), ([-1], False), ([2], True)])
+def test_gradients_count_as_torch_does(vlm: Llava15, layers: list[int], features: bool) -> None:
+    prepared = vlm.prepare(Request((picture(),), Prompt("Which one is red?")))
+    by_torch = counted(lambda: vlm.gradients([prepared], "argmax", layers, features))
+    forward = vlm.flops(prepared, prepared, 1) or {}
+    backward = vlm.backward_flops(prepared, layers, features)
+    assert (forward["vision"] or 0) + (forward["prefill"] or 0) + (backward or 0) == pytest.approx(by_torch, rel=CLOSE)
+    assert vlm.backward_flops(prepared, [], False) == 0
+
+
 def test_a_run_has_the_means_of_its_records(tmp_path: Path) -> None:
     common = ["profile=mini", "benchmark=vstar", "run.limit=3", f"run.output_dir={tmp_path}"]
     assert cli.main([*common, "selector=semclip", "run.mode=latency", "run.warmup=0"]) == 0
@@ -217,7 +301,8 @@ def test_what_a_selector_asks_of_the_vlm_is_counted_by_question(vlm: Llava15) ->
     assert facade.flops("b") == sum(counts["b"].values())
     assert facade.flops("c") == 0
     facade.gradients([asked["c"]], "argmax", features=True)
-    assert facade.flops("c") is None
+    backward = vlm.backward_flops(vlm.prepare(asked["c"]), (), True)
+    assert facade.flops("c") == counts["c"]["vision"] + counts["c"]["prefill"] + backward
     facade.begin(["c"])
     assert facade.flops("c") == 0
 
@@ -244,5 +329,32 @@ def test_what_psi_scored_is_known_from_the_choice() -> None:
     assert Gate(inner=SemClip(), signal="entropy").psi_work(item, unscored) == (0, 0)
     assert Rap(tile=50).psi_work(item, unscored) == (4, 1)
     assert Sparse(inner=SemClip(), score="uniform", keep_ratio=0.5).psi_work(item, scored) == (6, 1)
-    assert Sparse(inner=SemClip(), score="dense_psi", keep_ratio=0.5).psi_work(item, scored) is None
-    assert Sparse(inner=NoCrop(), score="dense_psi", keep_ratio=0.5).psi_work(item, unscored) is None
+    assert Sparse(inner=SemClip(), score="uniform", keep_ratio=0.5).psi_maps(item, scored) == 0
+    assert Sparse(inner=SemClip(), score="dense_psi", keep_ratio=0.5).psi_work(item, scored) == (6, 1)
+    two_views = replace(scored, views=scored.views * 2)
+    assert Sparse(inner=SemClip(), score="conditional_dpp", keep_ratio=0.5).psi_maps(item, two_views) == 2
+    assert Sparse(inner=NoCrop(), score="dense_psi", keep_ratio=0.5).psi_work(item, unscored) == (0, 0)
+    assert Sparse(inner=NoCrop(), score="dense_psi", keep_ratio=0.5).psi_maps(item, unscored) == 1
+
+
+def test_in_a_run_psi_has_the_work_of_scores_and_of_kept_tokens(tmp_path: Path) -> None:
+    common = ["-m", "profile=mini", "run.limit=2", f"run.output_dir={tmp_path}"]
+    inner = ["selector.inner=semclip", "selector.keep_ratio=0.5,1"]
+    assert cli.main([*common, "selector=sparse", *inner]) == 0
+    assert cli.main([*common, "selector=semclip", "psi=tower,dense"]) == 0
+    psi = OpenClipRelevance("mini_clip", "mini://clip")
+    dense = DenseRelevance("dense", "mini://clip")
+    scores, maps = psi.flops(16, 1) or 0, psi.map_flops(2) or 0
+    seen = set()
+    for file in tmp_path.glob("*/*/*/*/*/samples.jsonl"):
+        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+        for line in file.read_text(encoding="utf-8").splitlines():
+            counts = json.loads(line)["flops"]
+            kept, name = config["selector"].get("keep_ratio"), config["psi"]["name"]
+            if name == "tower":
+                assert counts["vision"] < counts["psi"]
+            else:
+                expected = {None: dense.flops(16, 1), 0.5: scores + maps, 1: scores}[kept]
+                assert counts["psi"] == expected
+            seen.add((name, kept))
+    assert len(seen) == 4

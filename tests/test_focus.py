@@ -245,6 +245,48 @@ def test_two_targets_are_shown_together_apart_or_beside_the_overview() -> None:
     assert [view.box for view in chosen["beside"]] == [(0, 0, 400, 80), *boxes]
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.3, 0.5, 0.6]), st.integers(2, 6), st.booleans())
+def test_a_question_about_all_of_a_kind_takes_every_region_that_is_sure(
+    seed: int, threshold: float, steps: int, overrun: bool
+) -> None:
+    """Type 2: all regions that were asked and are above the threshold, the surest where none is."""
+    image = noise(160, 160, seed)
+    set_to = Focus(existence=EXISTENCE, first_layer=0, steps=steps, overrun=overrun, show="overview_and_crops",
+                   all_threshold=threshold)  # fmt: skip
+    item = replace(an_input(candidates=[]), image=image, text="How many small balls are there?")
+    (selection,) = set_to.select([item], Tools(vlm=CacheVLM()))  # type: ignore[arg-type]
+    box, asked, _ = naive_focus(image, "small ball", 3, set_to)
+    sure = [region for region, confidence in asked if confidence > threshold]
+    whole, *crops = selection.views
+    assert [view.box for view in crops] == (sure or [box])
+    assert [mark.box for mark in whole.marks] == [view.box for view in crops]
+    (surest,) = replace(set_to, all_threshold=None).select([item], Tools(vlm=CacheVLM()))  # type: ignore[arg-type]
+    assert [view.box for view in surest.views[1:]] == [box]
+    together = replace(set_to, show="crop", far=10**6)
+    (selection,) = together.select([item], Tools(vlm=CacheVLM()))  # type: ignore[arg-type]
+    assert [view.box for view in selection.views] == [union_box(sure or [box])]
+
+
+def test_marks_are_drawn_into_the_overview_alone() -> None:
+    image = noise(240, 120, 5)
+    item = replace(an_input(candidates=[]), image=image, text="Where is the ball?")
+    selector = Focus(existence=EXISTENCE, first_layer=0, show="overview_and_crops")
+    vlm = CacheVLM()
+    (selection,) = selector.select([item], Tools(vlm=vlm))  # type: ignore[arg-type]
+    whole, crop = selection.views
+    (left, top, right, bottom), before = crop.box, np.asarray(image)
+    # 240 / 120 = 2 pixels of red around the box, cut to the image, where the line then lies inside.
+    x0, y0, x1, y1 = max(0, left - 2), max(0, top - 2), min(240, right + 2), min(120, bottom + 2)
+    expected = before.copy()
+    expected[y0:y1, x0:x1] = (255, 0, 0)
+    expected[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2] = before[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2]
+    np.testing.assert_array_equal(np.asarray(whole.pixels(image)), expected)
+    np.testing.assert_array_equal(np.asarray(crop.pixels(image)), before[top:bottom, left:right])
+    (plain,) = replace(selector, marks=False).select([item], Tools(vlm=CacheVLM()))  # type: ignore[arg-type]
+    assert plain.views[0].pixels(image) is image
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 30), st.sampled_from([0, 60]), st.booleans())
 def test_focus_stays_within_its_budget(seed: int, bound: int, over: int, overrun: bool) -> None:
@@ -304,7 +346,7 @@ def test_a_target_that_is_not_in_the_prompt_is_that_questions_error() -> None:
         {"steps": 0}, {"steps": 1.5}, {"overrun": "yes"}, {"normalise": "both"}, {"sigma": -1}, {"downsample": 0},
         {"anchors": 0}, {"distance": -1}, {"least_cells": 0}, {"most_cells": 2}, {"growth": 1.5}, {"max_overlap": -0.1},
         {"over": -1}, {"existence": "Is it there?"}, {"words": ("yes",)}, {"far": -1}, {"show": "both"},
-        {"max_forwards": -1}, {"first_layer": 0.5},
+        {"max_forwards": -1}, {"first_layer": 0.5}, {"marks": "red"}, {"all_threshold": 1.5},
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(keys: dict[str, Any]) -> None:

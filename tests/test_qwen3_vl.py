@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
+from semclip_eval import cli, session
+from semclip_eval.benchmarks.vstar import VStar
 from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
 from semclip_eval.models.transformers.qwen3_vl import Qwen3VL
-from semclip_eval.types import Kept, Prompt, Request
-from tests.family_insight import check_insight, check_token_boxes
+from semclip_eval.types import Drops, Kept, Prompt, Request
+from tests.family_insight import check_dropping, check_insight, check_token_boxes
 from tests.family_small import (
     OPTIONS,
     QUESTION,
@@ -232,7 +235,6 @@ def test_wrong_values_are_named_as_they_are_typed(folder, settings, message):
 
 
 def test_a_checkpoint_of_another_family_is_refused(folder, tmp_path):
-    import json
     import shutil
 
     place = shutil.copytree(folder, tmp_path / "other")
@@ -325,3 +327,98 @@ def test_pruned_questions_do_not_depend_on_the_batch(vlm):
     for row, (prepared, views, choice) in enumerate(zip(batch, tokens, kept, strict=True)):
         alone = vlm.prefill(*vlm.prune([prepared], [views], [choice])).logits[0]
         torch.testing.assert_close(together[row], alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def without_dropped(reference, asked, drops, after):
+    """FastV written down: dropped tokens leave the sequence, and with them what DeepStack would have added later.
+
+    Logits from the prompt's last token on, `after` behind it; and how many levels were added to the kept tokens alone.
+    """
+    inputs, model = reference.inputs(asked), reference.model.model
+    text, ids = model.language_model, inputs.input_ids
+    prompt = ids.shape[1]
+    visual = (ids[0] == reference.model.config.image_token_id).nonzero()[:, 0].tolist()
+    tower = model.visual(inputs.pixel_values, grid_thw=inputs.image_grid_thw)
+    positions, _ = model.get_rope_index(
+        ids, mm_token_type_ids=inputs.mm_token_type_ids, image_grid_thw=inputs.image_grid_thw
+    )
+    more = positions.max() + 1 + torch.arange(len(after))
+    positions = torch.cat([positions, more.expand(3, 1, -1)], dim=-1)
+    whole = text.embed_tokens(torch.cat([ids, torch.tensor([after], dtype=ids.dtype)], dim=1))
+    whole[0, visual] = tower.pooler_output
+
+    def read(hidden, dropped):
+        places, rows, late = list(range(hidden.shape[1])), [], 0
+        for number, layer in enumerate(text.layers):
+            if number == drops.layer:
+                stay = [index for index, place in enumerate(places) if place not in dropped]
+                hidden, places = hidden[:, stay], [places[index] for index in stay]
+            mask = torch.full((len(places), len(places)), float("-inf")).triu(1)[None, None]
+            hook = layer.self_attn.register_forward_hook(lambda _, __, given: rows.append(given[1][0, :, -1].mean(0)))
+            turned = text.rotary_emb(hidden, positions[:, :, places])
+            hidden = layer(hidden, attention_mask=mask, position_embeddings=turned)
+            hook.remove()
+            if number < len(tower.deepstack_features):
+                late += number >= drops.layer
+                for index, place in enumerate(places):
+                    if place in visual:
+                        hidden[0, index] += tower.deepstack_features[number][visual.index(place)]
+        return hidden[:, -len(after) - 1 :], rows[drops.layer - 1], late
+
+    before = reference.model.config.text_config._attn_implementation
+    reference.model.set_attn_implementation({"text_config": "eager"})
+    try:
+        _, row, _ = read(whole[:, :prompt], ())  # the choice is made at the end of the prompt
+        count = max(1, int(drops.keep_ratio * len(visual) + 0.5))
+        hidden, _, late = read(whole, sorted(visual, key=lambda place: -float(row[place]))[count:])
+    finally:
+        reference.model.set_attn_implementation({"text_config": before})
+    return reference.model.lm_head(text.norm(hidden))[0], late
+
+
+@pytest.mark.parametrize(("layer", "late"), [(1, 1), (2, 0)])
+def test_a_dropped_token_takes_the_levels_that_deepstack_adds_later(vlm, reference, layer, late):
+    """A padded batch of dropping questions against eager layers whose tokens really leave."""
+    drops = Drops(layer, 0.3)
+    images = (noise_image(3, 120, 90), noise_image(4, 60, 80))
+    asked = [Request(views, Prompt(QUESTION, OPTIONS), drops=drops) for views in (images, images[1:], images[:1])]
+    answers = vlm.answer([vlm.prepare(request) for request in asked])
+    for request, answer in zip(asked, answers, strict=True):
+        start = len(reference.ids(request))
+        for option, loss in zip(OPTIONS, answer.option_losses, strict=True):
+            ids = reference.inputs(request, option + reference.end).input_ids[0, start:].tolist()
+            logits, added = without_dropped(reference, request, drops, ids[:-1])
+            assert added == late
+            chosen = logits.log_softmax(-1)[range(len(ids)), ids]
+            assert loss == pytest.approx(-float(chosen.mean()), abs=1e-4)
+    plain = vlm.answer([vlm.prepare(replace(request, drops=None)) for request in asked])
+    for answer, whole in zip(answers, plain, strict=True):
+        assert answer.option_losses != pytest.approx(whole.option_losses, abs=1e-2)
+
+
+def test_what_it_drops_is_that_of_masked_layers(vlm, reference):
+    check_dropping(vlm, reference)
+
+
+def test_fastv_runs_on_it(folder, reference, tmp_path):
+    """The whole program, two questions in a batch: option losses are those of tokens that really leave."""
+    run = ["profile=mini", "model=qwen3_vl_8b", f"model.path={folder}", "model.max_pixels=65536", "selector=fastv"]
+    run += ["selector.layer=1", "selector.keep_ratio=0.25", "run.limit=2", "run.batch_size=2"]
+    assert cli.main([*run, f"run.output_dir={tmp_path}"]) == 0
+    session.forget("model")
+    (samples,) = tmp_path.glob("mini/vstar/*/fastv/*/samples.jsonl")
+    benchmark = VStar(path="mini://vstar")
+    questions = {question.id: question for question in benchmark.questions()}
+    for line in samples.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        question = questions[record["question_id"]]
+        image, prompt = question.load_image(), benchmark.prompt(question)
+        asked = Request((image.resize((256, 256)),), prompt)  # no more pixels than max_pixels
+        start, tokens = len(reference.ids(asked)), record["visual_tokens"]
+        # One layer of three reads all, the others a quarter.
+        assert record["measures"]["effective_tokens"] == pytest.approx((tokens + 2 * round(tokens / 4)) / 3, abs=1)
+        for option, loss in zip(prompt.continuations, record["option_losses"], strict=True):
+            ids = reference.inputs(asked, option + reference.end).input_ids[0, start:].tolist()
+            logits, _ = without_dropped(reference, asked, Drops(1, 0.25), ids[:-1])
+            assert loss == pytest.approx(-float(logits.log_softmax(-1)[range(len(ids)), ids].mean()), abs=1e-4)

@@ -20,11 +20,11 @@ from semclip_eval.crops import union_box
 from semclip_eval.errors import ConfigError
 from semclip_eval.relevance.base import Relevance, RelevanceRequest
 from semclip_eval.results.summary import read_rows
-from semclip_eval.selectors.patches import side_by_side, widened
+from semclip_eval.selectors.patches import joined, side_by_side, widened
 from semclip_eval.selectors.rap import Rap
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.selectors.zoom import Zoom, split
-from semclip_eval.types import Box, Request
+from semclip_eval.types import BLUE, RED, Box, Mark, Request
 from tests.test_selectors import an_input
 
 
@@ -69,9 +69,9 @@ def noise(width: int, height: int, seed: int) -> Image.Image:
 
 
 def naive_zoom(
-    image: Image.Image, side: int, base: float, top: float, least: float, both: bool
+    image: Image.Image, side: int, base: float, theta: float, least: float, falls: list[float], both: bool, alone: bool
 ) -> tuple[Any, list[Any]]:
-    """ZoomEye's search for one target, written down from its description: (box, boxes looked at)."""
+    """`zoom_eye_search_type1` for LLaVA-1.5 with the whole tree in memory: (box or None, boxes that were answered)."""
     tree: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
 
     def grow(box: tuple[int, ...], depth: int) -> int:
@@ -90,52 +90,178 @@ def naive_zoom(
         shown = box if box == (0, 0, *image.size) else widened(Box(*box), side, image.size)
         return 2 * (redness(image.crop(shown), text) - 0.5)
 
+    def priority(box: tuple[int, ...]) -> float:
+        weight = base + (1 - base) * (depth[box] / deepest) ** 2 if both else 1.0
+        return weight * ask(box, "exists?") + (1 - weight) * (ask(box, "found?") if both else 0)
+
     root = (0, 0, *image.size)
     deepest = grow(root, 0)
-    waiting, looked, theta, limit = {root: 0.0}, [], top, 3 * deepest
-    depth = {root: 0}
-    falls = [0.1, 0.1] + [0.2] * 99
-    while waiting:
-        box = max(waiting, key=lambda each: waiting[each])
-        del waiting[box]
-        looked.append((box, ask(box, "answer?")))
-        if looked[-1][1] >= theta:
-            return box, looked
-        if limit > 0 and len(looked) >= limit:
-            theta -= falls.pop(0)
-            limit += 2
-            if theta < least:
+    depth, queue, trace, candidates = {root: 0}, [root], [], list[tuple[int, ...]]()
+    answered: dict[tuple[int, ...], float] = {}
+    limit, bottom, falls = 3 * deepest, False, list(falls)
+    while queue:
+        box = queue.pop(0)
+        trace.append(box)
+        if box != root or alone:
+            answered[box] = ask(box, "answer?")
+        if answered.get(box, -1) >= theta and box in answered:
+            candidates.append(box)
+            if alone or bottom:
                 break
-            best = max(looked, key=lambda pair: pair[1])
-            if best[1] >= theta:
-                return best[0], looked
+        elif len(trace) >= limit:
+            theta -= falls[0]
+            if len(falls) > 1:
+                falls.pop(0)
+            limit += 2
+            candidates += [each for each in answered if answered[each] >= theta and each not in candidates]
+            if len(candidates) > 1:
+                candidates = sorted(candidates, key=lambda each: answered[each], reverse=True)[:1]
+            if candidates or theta < least:
+                break
+        if not tree[box]:
+            bottom = True
+            if candidates and not alone:
+                break
         for child in tree[box]:
             depth[child] = depth[box] + 1
-            weight = base + (1 - base) * (depth[child] / deepest) ** 2 if both else 1.0
-            waiting[child] = weight * ask(child, "exists?") + (1 - weight) * (ask(child, "found?") if both else 0)
-    return max(looked, key=lambda pair: pair[1])[0], looked
+            queue.append(child)
+        queue.sort(key=priority, reverse=True)
+    candidates.sort(key=lambda each: depth[each], reverse=True)
+    return candidates[0] if candidates else None, list(answered.items())
 
 
 @settings(max_examples=60)
 @given(
     st.integers(30, 220), st.integers(30, 220), st.integers(0, 10**6), st.sampled_from([0.0, 0.2, 0.6]),
-    st.sampled_from([-0.4, 0.1, 0.5, 0.95]), st.booleans(),
+    st.sampled_from([-0.4, 0.1, 0.5, 0.95]), st.sampled_from([-0.2, 0.1, 0.4]),
+    st.sampled_from([[0.1, 0.1, 0.2], [0.05, 0.1, 0.2]]), st.booleans(), st.booleans(),
 )  # fmt: skip
 def test_zoom_visits_the_patches_of_the_published_search(
-    width: int, height: int, seed: int, base: float, top: float, both: bool
-) -> None:
+    width: int, height: int, seed: int, base: float, top: float, least: float, falls: list[float], both: bool,
+    alone: bool,
+) -> None:  # fmt: skip
     image = noise(width, height, seed)
     selector = Zoom(
-        side=40, far=100, base_weight=base, threshold=top, least=-0.2, existence="exists?",
-        latent="found?" if both else "", answering="answer?",
+        side=40, far=100, base_weight=base, threshold=top, least=least, falls=tuple(falls), existence="exists?",
+        latent="found?" if both else "", answering="answer?", near=0,
     )  # fmt: skip
-    item = replace(an_input(candidates=[]), image=image, text="the of")  # no noun phrase: one target, the text itself
+    # No noun phrase: one target, the text itself. Of two targets this VLM says the same, so that both have one result.
+    text = "the of" if alone else "Is the ball left of the cube?"
+    item = replace(an_input(candidates=[]), image=image, text=text)
     (selection,) = selector.select([item], Tools(vlm=RedVLM()))  # type: ignore[arg-type]
-    box, looked = naive_zoom(image, 40, base, top, -0.2, both)
-    assert [(tuple(step.box), pytest.approx(step.score)) for step in selection.trace] == looked
-    shown = widened(Box(*box), 40, image.size)
-    assert selection.views[-1].box == shown
+    box, looked = naive_zoom(image, 40, base, top, least, falls, both, alone)
+    visited = [(tuple(step.box), pytest.approx(step.score)) for step in selection.trace]
+    assert visited == looked * (1 if alone else 2)
+    whole = Box(0, 0, width, height)
+    assert selection.views[-1].box == (whole if box is None else widened(Box(*box), 40, image.size))
     assert len(selection.views) == 1
+
+
+def naive_all(image: Image.Image, side: int, threshold: float) -> list[tuple[int, ...]]:
+    """`post_order_search` to depth 2, as the source has it."""
+    found: list[tuple[int, ...]] = []
+
+    def search(box: tuple[int, ...], depth: int) -> float:
+        highest = -1.0
+        if depth < 2:
+            for child in split(Box(*box), side, depth):
+                highest = max(highest, search(child, depth + 1))
+        shown = Box(*box) if depth == 0 else widened(Box(*box), side, image.size)
+        existence = 2 * (redness(image.crop(shown), "exists?") - 0.5)
+        if existence >= max(highest, threshold):
+            found.append(box)
+        return max(highest, existence)
+
+    search((0, 0, *image.size), 0)
+    return found
+
+
+@settings(max_examples=40)
+@given(st.integers(30, 220), st.integers(30, 220), st.integers(0, 10**6), st.sampled_from([-0.3, 0.2, 0.6]))
+def test_zoom_shows_all_patches_of_a_question_about_all(width: int, height: int, seed: int, threshold: float) -> None:
+    image, vlm = noise(width, height, seed), RedVLM()
+    selector = Zoom(side=40, far=10**6, all_threshold=threshold, existence="exists?", answering="answer?", near=0)
+    item = replace(an_input(candidates=[]), image=image, text="How many balls are there?")
+    (selection,) = selector.select([item], Tools(vlm=vlm))  # type: ignore[arg-type]
+    boxes = [widened(Box(*box), 40, image.size) for box in naive_all(image, 40, threshold)]
+    assert [view.box for view in selection.views] == [union_box(boxes) if boxes else (0, 0, width, height)]
+    assert {text for text, _ in vlm.asked} == {"exists?"}
+    bounded = RedVLM(3)
+    selector.select([item], Tools(vlm=bounded))  # type: ignore[arg-type]
+    assert bounded.spent <= 3
+    alike = replace(selector, all_threshold=None)
+    (as_others,) = alike.select([item], Tools(vlm=RedVLM()))  # type: ignore[arg-type]
+    assert as_others.trace[0].kind == "zoom"
+
+
+class SeenVLM(RedVLM):
+    """Keeps what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = list[tuple[str, tuple[Image.Image, ...]]]()
+
+    def confidence(self, requests: Sequence[Request]) -> list[float]:
+        self.seen += [(request.prompt.text, request.images) for request in requests]
+        return super().confidence(requests)
+
+
+def test_zoom_beside_the_overview_marks_patches_and_enlarges_them() -> None:
+    """The procedure of the families with an overview: rectangles, larger patches, the whole image may be enough."""
+    pixels = np.zeros((240, 480, 3), np.uint8)
+    pixels[150:240, 330:480, :2] = 255
+    image = Image.fromarray(pixels)
+    selector = Zoom(side=70, threshold=0.9, existence="{target} exists?", answering="{question} answer?", scale=1.2,
+                    show="overview_and_crop")  # fmt: skip
+    item = replace(an_input(candidates=[]), image=image, text="the of")
+    vlm = SeenVLM()
+    (selection,) = selector.select([item], Tools(vlm=vlm))  # type: ignore[arg-type]
+    whole, patch = selection.views
+    # 480 x 240 is cut into 4 x 1, the last of them into 1 x 4, each 120 x 60: widened to 120 x 70, both sides 1.2 times
+    # as long, moved inside.
+    assert patch.box == (480 - 144, 240 - 84, 480, 240)
+    assert whole.marks == (Mark(patch.box, RED),)
+    # 480 // 120 = 4 pixels thick, outside of the box and cut to the image.
+    expected = pixels.copy()
+    expected[152:240, 332:336] = expected[152:156, 332:480] = (255, 0, 0)
+    expected[236:240, 332:480] = expected[152:240, 476:480] = (255, 0, 0)
+    np.testing.assert_array_equal(np.asarray(whole.pixels(image)), expected)
+    pairs = [images for _, images in vlm.seen if len(images) == 2 and images[1].size == (144, 84)]
+    assert any(np.array_equal(np.asarray(overview), expected) for overview, _ in pairs)
+    (plain,) = replace(selector, marks=False).select([item], Tools(vlm=SeenVLM()))  # type: ignore[arg-type]
+    assert plain.views[0].marks == ()
+    text = "Is the ball left of the red rectangle?"
+    (blue,) = selector.select([replace(item, text=text)], Tools(vlm=SeenVLM()))  # type: ignore[arg-type]
+    assert {mark.color for mark in blue.views[0].marks} == {BLUE}
+
+
+def test_zoom_beside_the_overview_does_not_search_what_the_whole_image_answers() -> None:
+    """`filter_visual_cues`: with several targets one that is answerable on the whole image ends it all."""
+    image = Image.new("RGB", (300, 200), (250, 0, 0))
+    item = replace(an_input(candidates=[]), image=image, text="Is the ball left of the cube?")
+    selector = Zoom(
+        side=70, existence="exists?", answering="{question} answer?", target_question="Where is the {target}?"
+    )
+    beside, vlm = replace(selector, show="overview_and_crop"), RedVLM()
+    (selection,) = beside.select([item], Tools(vlm=vlm))  # type: ignore[arg-type]
+    assert [view.kind for view in selection.views] == ["overview"]
+    assert [text for text, _ in vlm.asked] == ["Where is the ball? answer?", "Where is the cube? answer?"]
+    crop, vlm = replace(selector, show="crop"), RedVLM()
+    crop.select([item], Tools(vlm=vlm))  # type: ignore[arg-type]
+    assert (300, 200) not in {size for text, size in vlm.asked if "answer" in text}
+
+
+def test_boxes_that_are_near_are_joined_and_only_two_stand_side_by_side() -> None:
+    boxes = [Box(0, 0, 20, 20), Box(100, 0, 120, 20), Box(300, 40, 320, 60)]
+    # 80 pixels lie between the first two: both reach 40 farther and meet only if they overlap.
+    assert joined(boxes, 40) == boxes
+    assert joined(boxes, 41) == [Box(0, 0, 120, 20), Box(300, 40, 320, 60)]
+    assert joined([Box(0, 0, 10, 10), Box(30, 0, 40, 10), Box(8, 0, 32, 10)]) == [Box(0, 0, 40, 10)]
+    item = replace(an_input(candidates=[]), image=Image.new("RGB", (400, 100)))
+    selector = Zoom(side=20, far=100, near=10, existence="exists?", answering="answer?")
+    assert [view.kind for view in selector._views(item, boxes)] == ["crop"]
+    (view,) = replace(selector, near=41)._views(item, boxes)
+    assert [tuple(part.place) for part in view.parts] == [(0, 0, 120, 20), (120, 40, 140, 60)]
 
 
 @given(st.integers(0, 10**6), st.integers(0, 30))
@@ -207,8 +333,7 @@ def naive_rap(image: Image.Image, tile: int, max_step: int) -> tuple[np.ndarray,
     root = np.arange(1, rows * columns + 1).reshape(rows, columns)
     seen = [(root, answer(root))]
     waiting = [(seen[0][1], 0, 1)]  # f, place in seen, depth
-    theta, start = 1.3, max(1, math.floor(5 * math.log(max(1, width * height // tile**2), 4)))
-    moments = {start: 0.1, start + 5: 0.1} | {start + 5 * n: 0.2 for n in range(2, 99)}
+    theta, limit, falls = 1.3, math.floor(5 * math.log(max(1, width * height // tile**2), 4)), [0.1, 0.1, 0.2]
     one = False
     for step in range(1, max_step + 1):
         if not waiting:
@@ -218,7 +343,9 @@ def naive_rap(image: Image.Image, tile: int, max_step: int) -> tuple[np.ndarray,
         matrix, value = seen[best[1]]
         if one and value > theta:
             break
-        theta -= moments.get(step, 0)
+        if step >= limit:
+            theta -= falls[0]
+            falls, limit = falls[1:] or falls, limit + 5
         if np.count_nonzero(matrix) == 1:
             one = True
             continue
@@ -248,6 +375,18 @@ def test_rap_shows_the_canvas_of_the_published_search(width: int, height: int, s
     assert bounded.spent <= max(1, prompts - 1)
 
 
+def test_rap_asks_with_the_whole_prompt_or_what_psi_reads() -> None:
+    item = replace(an_input(candidates=[]), image=noise(60, 60, 1), text="red ball", instruction="Red?\nA. yes\nB. no")
+    for template, text in (
+        (Rap().answering, "Question: Red?\nA. yes\nB. no\nCould you answer the question based on the available visual "
+                          "information? Answer Yes or No."),
+        ("{question} {target} answer?", "red ball red ball answer?"),
+    ):  # fmt: skip
+        vlm = RedVLM()
+        Rap(tile=30, max_step=1, answering=template).select([item], Tools(GreenRelevance(), vlm))  # type: ignore[arg-type]
+        assert {asked for asked, _ in vlm.asked} == {text}
+
+
 def test_rap_without_search_keeps_the_layout_of_the_best_tiles() -> None:
     pixels = np.zeros((80, 100, 3), np.uint8)
     pixels[0:20, 60:80, 1] = 250  # row 0, column 3
@@ -275,6 +414,12 @@ def test_rap_without_search_keeps_the_layout_of_the_best_tiles() -> None:
         (lambda: Zoom(answering="a", existence=""), "existence"),
         (lambda: Zoom(), "answering"),
         (lambda: Zoom(answering="a", words=("yes",)), r"selector\.words"),
+        (lambda: Zoom(answering="a", falls=()), r"selector\.falls"),
+        (lambda: Zoom(answering="a", falls=(0.1, 0)), r"selector\.falls"),
+        (lambda: Zoom(answering="a", scale=0.5), r"selector\.scale=0\.5"),
+        (lambda: Zoom(answering="a", near=-1), r"selector\.near=-1"),
+        (lambda: Zoom(answering="a", all_threshold="high"), r"selector\.all_threshold"),  # type: ignore[arg-type]
+        (lambda: Zoom(answering="a", marks="red"), r"selector\.marks"),  # type: ignore[arg-type]
         (lambda: Rap(tile=0), r"selector\.tile=0"),
         (lambda: Rap(tiles=0), r"selector\.tiles=0"),
         (lambda: Rap(answer_scale="log"), r"selector\.answer_scale=log"),

@@ -236,11 +236,23 @@ class Pipeline:
             return None
         choice: dict[str, int | None] = {}
         if self.tools.psi is not None:
-            work = self.selector.psi_work(_present(item.selection_input), selection)
-            choice["psi"] = None if work is None else self.tools.psi.flops(*work)
+            choice["psi"] = self._psi_flops(item, self.tools.psi)
+            if counts["vision"] is not None:
+                candidates = _present(item.selection_input).offered_candidates
+                scored = [view for view in selection.views if view.kind == "crop" and view.box in candidates]
+                counts = {**counts, "vision": counts["vision"] - self.tools.psi.shared_flops(len(scored))}
         if self.tools.vlm is not None:
             choice["select_vlm"] = self.tools.vlm.flops(item.question.id)
         return {**choice, **counts}
+
+    def _psi_flops(self, item: Item, psi: Relevance) -> int | None:
+        """Of the candidates' scores, and of the maps by which tokens were pruned; None where one is not known."""
+        asked, selection = _present(item.selection_input), _present(item.selection)
+        work = self.selector.psi_work(asked, selection)
+        maps = self.selector.psi_maps(asked, selection) if item.kept is not None else 0
+        scores = None if work is None else psi.flops(*work)
+        of_maps = psi.map_flops(maps) if maps else 0
+        return None if scores is None or of_maps is None else scores + of_maps
 
     def _prune(self, items: list[Item], batch: list[ModelInputs], features: Any) -> tuple[list[ModelInputs], Any]:
         """The batch with the visual tokens that the selector keeps."""

@@ -180,6 +180,8 @@ def _view(view: View) -> dict[str, Any]:
         written["parts"] = [{"source": list(part.source), "place": list(part.place)} for part in view.parts]
     if view.background != BLACK:
         written["background"] = list(view.background)
+    if view.marks:
+        written["marks"] = [{"box": list(mark.box), "color": list(mark.color)} for mark in view.marks]
     return written
 
 

@@ -40,9 +40,22 @@ def tile_encoder(config: Any, tiles: int, projected: int) -> int:
     """Vision tower and projector of a model whose tower takes square tiles (LLaVA-1.5, -NeXT, OneVision, InternVL).
 
     config: the whole model's, of transformers. projected: tokens of a tile that pass the projector, two linear layers.
-    All layers of the tower count, since transformers computes those behind the chosen one too.
     """
     vision, width_out = config.vision_config, config.text_config.hidden_size
+    if config.model_type == "internvl":
+        width_in = int(vision.hidden_size / config.downsample_ratio**2)
+    else:
+        chosen = config.vision_feature_layer
+        width_in = vision.hidden_size * (1 if isinstance(chosen, int) else len(chosen))
+    projector = linear(projected, width_in, width_out) + linear(projected, width_out, width_out)
+    return tiles * (tower(vision) + projector)
+
+
+def tower(vision: Any) -> int:
+    """One tile through a CLIP, SigLIP or InternVL tower of transformers; vision: its config.
+
+    All layers count, since transformers computes those behind the chosen one too.
+    """
     height, width = _pair(vision.image_size)
     patch_height, patch_width = _pair(vision.patch_size)
     patches = (height // patch_height) * (width // patch_width)
@@ -53,13 +66,7 @@ def tile_encoder(config: Any, tiles: int, projected: int) -> int:
     count += encoder(tokens, vision.hidden_size, vision.intermediate_size, vision.num_hidden_layers)
     if is_siglip and getattr(vision, "vision_use_head", True):
         count += _pooling_head(tokens, vision.hidden_size, vision.intermediate_size)
-    if config.model_type == "internvl":
-        width_in = int(vision.hidden_size / config.downsample_ratio**2)
-    else:
-        chosen = config.vision_feature_layer
-        width_in = vision.hidden_size * (1 if isinstance(chosen, int) else len(chosen))
-    count += linear(projected, width_in, width_out) + linear(projected, width_out, width_out)
-    return tiles * count
+    return count
 
 
 def window_encoder(vision: Any, grids: Sequence[Sequence[int]]) -> int:
@@ -79,14 +86,39 @@ def window_encoder(vision: Any, grids: Sequence[Sequence[int]]) -> int:
             for high in _pieces(rows // merge, side)
             for wide in _pieces(columns // merge, side)
         )
-        channels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        count += linear(patches, channels, width)
+        count += linear(patches, _patch_channels(vision), width)
         count += vision.depth * (4 * linear(patches, width, width) + 3 * linear(patches, width, hidden))
         full = len(vision.fullatt_block_indexes)
         count += attention(1, full * whole + (vision.depth - full) * times * windows, width)
-        merged, merged_width = patches // merge**2, width * merge**2
-        count += linear(merged, merged_width, merged_width) + linear(merged, merged_width, vision.out_hidden_size)
+        count += _merger(vision, patches)
     return count
+
+
+def deepstack_encoder(vision: Any, grids: Sequence[Sequence[int]]) -> int:
+    """Qwen3-VL's tower and mergers; grids: (time, rows, columns) of each view in patches.
+
+    All layers attend to the whole view; the MLP has two matrices. Each layer of `deepstack_visual_indexes` has a merger
+    of its own beside the last one (transformers, models/qwen3_vl, `Qwen3VLVisionModel.forward`).
+    """
+    count = 0
+    for times, rows, columns in grids:
+        patches = times * rows * columns
+        count += linear(patches, _patch_channels(vision), vision.hidden_size)
+        attended = times * (rows * columns) ** 2
+        count += encoder(patches, vision.hidden_size, vision.intermediate_size, vision.depth, attended)
+        count += (1 + len(vision.deepstack_visual_indexes)) * _merger(vision, patches)
+    return count
+
+
+def _patch_channels(vision: Any) -> int:
+    return int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+
+
+def _merger(vision: Any, patches: int) -> int:
+    """Qwen's: `spatial_merge_size` squared patches in one vector, through two matrices."""
+    merged = vision.spatial_merge_size**2
+    width = vision.hidden_size * merged
+    return linear(patches // merged, width, width) + linear(patches // merged, width, vision.out_hidden_size)
 
 
 def language_layers(text: Any, tokens: int, pairs: int) -> int:
@@ -94,16 +126,40 @@ def language_layers(text: Any, tokens: int, pairs: int) -> int:
 
     tokens: new ones. pairs: the sum over them of how many tokens each attends to.
     """
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    queries, values = text.num_attention_heads * size, text.num_key_value_heads * size
+    queries, values = _widths(text)
     layer = 2 * linear(tokens, text.hidden_size, queries) + 2 * linear(tokens, text.hidden_size, values)
     layer += 3 * linear(tokens, text.hidden_size, text.intermediate_size) + attention(1, pairs, queries)
     return int(text.num_hidden_layers * layer)
 
 
+def _widths(text: Any) -> tuple[int, int]:
+    """Of all query heads together, and of all key heads."""
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return text.num_attention_heads * size, text.num_key_value_heads * size
+
+
 def prefill(text: Any, prompt: int) -> int:
     """The prompt's tokens through all layers, and the last one through the head."""
     return language_layers(text, prompt, prompt * prompt) + linear(1, text.hidden_size, text.vocab_size)
+
+
+def backward(text: Any, prompt: int, lowest: int | None) -> int:
+    """From the logits of the prompt's last token back to the attention weights of layer `lowest` (0-based).
+
+    None: back to the prompt's embeddings. Weights have no gradients: a product of states and weights costs once more
+    what it cost forwards, one of states and states twice that. In the layer `lowest` what lies before its attention
+    weights is not needed.
+    """
+    queries, _ = _widths(text)
+    count = linear(1, text.hidden_size, text.vocab_size)
+    above = text.num_hidden_layers - (0 if lowest is None else lowest + 1)
+    pairs = prompt * prompt
+    layers = language_layers(text, prompt, 2 * pairs)
+    count += above * (layers // text.num_hidden_layers)
+    if lowest is not None:
+        count += 3 * linear(prompt, text.hidden_size, text.intermediate_size)
+        count += linear(prompt, queries, text.hidden_size) + attention(1, pairs, queries) // 2
+    return int(count)
 
 
 def decode_tokens(text: Any, prompt: int, new_tokens: int) -> int:
@@ -113,26 +169,83 @@ def decode_tokens(text: Any, prompt: int, new_tokens: int) -> int:
     return language_layers(text, steps, pairs) + linear(steps, text.hidden_size, text.vocab_size)
 
 
-def decode_options(text: Any, prompt: int, lengths: Sequence[int]) -> int:
-    """The losses of options of so many tokens over one prefill: one forward, padded to the longest.
+def decode_options(text: Any, prompt: int, lengths: Sequence[int], shares_prompt: bool) -> int:
+    """The losses of options of so many tokens over one prefill, in one forward.
 
-    An option's first token is scored by the prefill, its last is not fed.
+    An option's first token is scored by the prefill, its last is not fed. shares_prompt: the options follow one cache
+    one after another, and a mask hides them from each other; else each goes on from a copy, padded to the longest.
     """
-    width = max(lengths) - 1
-    rows = len(lengths) * width
-    return language_layers(text, rows, rows * (prompt + width)) + linear(rows, text.hidden_size, text.vocab_size)
+    if shares_prompt:
+        rows = read = sum(lengths) - len(lengths)
+    else:
+        read = max(lengths) - 1
+        rows = len(lengths) * read
+    return language_layers(text, rows, rows * (prompt + read)) + linear(rows, text.hidden_size, text.vocab_size)
 
 
 def open_clip_image(visual: Any) -> int | None:
-    """One image through open_clip's own vision transformer; None for another tower."""
-    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-    if not blocks or not hasattr(visual, "conv1") or getattr(visual, "attn_pool", None) is not None:
+    """One image through open_clip's own vision transformer, or a plain one of timm; None for another tower."""
+    if getattr(visual, "trunk", None) is not None:
+        return timm_image(visual)
+    blocks = _own_blocks(visual)
+    if not blocks:
         return None
-    width, channels, *patch = visual.conv1.weight.shape
-    patches = visual.grid_size[0] * visual.grid_size[1]
-    count = linear(patches, channels * patch[0] * patch[1], width)
-    count += encoder(patches + 1, width, blocks[0].mlp.c_fc.out_features, len(blocks))
+    patches, width = _patches(visual), _width(visual)
+    count = _patch_embedding(visual) + encoder(patches + 1, width, _hidden(blocks[0]), len(blocks))
     return int(count + (0 if visual.proj is None else linear(1, *visual.proj.shape)))
+
+
+def open_clip_patches(visual: Any, recipe: str) -> int | None:
+    """One image to the features of its patches by a recipe of `relevance.patches`; None for another tower."""
+    blocks = _own_blocks(visual)
+    if not blocks or visual.proj is None:
+        return None
+    tokens, width, hidden = _patches(visual) + 1, _width(visual), _hidden(blocks[0])
+    count = _patch_embedding(visual) + encoder(tokens, width, hidden, len(blocks) - 1)
+    count += 4 * linear(tokens, width, width)
+    count += {"value": 0, "sclip": 2}.get(recipe, 1) * attention(tokens, tokens, width)
+    count += 0 if recipe == "clear" else 2 * linear(tokens, width, hidden)
+    return int(count + linear(tokens - 1, *visual.proj.shape))
+
+
+def _own_blocks(visual: Any) -> Any:
+    """The layers of open_clip's own vision transformer; None for another tower, or one that pools by attention."""
+    blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
+    own = blocks and hasattr(visual, "conv1") and getattr(visual, "attn_pool", None) is None
+    return blocks if own else None
+
+
+def _patches(visual: Any) -> int:
+    return int(visual.grid_size[0] * visual.grid_size[1])
+
+
+def _width(visual: Any) -> int:
+    return int(visual.conv1.weight.shape[0])
+
+
+def _hidden(block: Any) -> int:
+    return int(block.mlp.c_fc.out_features)
+
+
+def _patch_embedding(visual: Any) -> int:
+    width, channels, *patch = visual.conv1.weight.shape
+    return linear(_patches(visual), channels * patch[0] * patch[1], width)
+
+
+def timm_image(visual: Any) -> int | None:
+    """One image through open_clip's `TimmModel` around a plain vision transformer (SigLIP's); None for another one."""
+    trunk = visual.trunk
+    if type(trunk).__name__ != "VisionTransformer" or type(trunk.blocks[0].mlp).__name__ != "Mlp":
+        return None
+    width, channels, *patch = trunk.patch_embed.proj.weight.shape
+    patches, hidden = trunk.patch_embed.num_patches, trunk.blocks[0].mlp.fc1.out_features
+    tokens = patches + trunk.num_prefix_tokens
+    count = linear(patches, channels * patch[0] * patch[1], width)
+    count += encoder(tokens, width, hidden, len(trunk.blocks))
+    if trunk.attn_pool is not None:
+        count += _pooling_head(tokens, width, trunk.attn_pool.mlp.fc1.out_features)
+    layers = [layer for head in (trunk.head, visual.head) for layer in head.modules() if hasattr(layer, "in_features")]
+    return int(count + sum(linear(1, layer.in_features, layer.out_features) for layer in layers))
 
 
 def open_clip_text(model: Any) -> int | None:

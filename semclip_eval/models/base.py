@@ -215,6 +215,10 @@ class VLM(ABC):
         """
         return None
 
+    def backward_flops(self, prepared: ModelInputs, layers: Sequence[int], features: bool) -> int | None:
+        """Analytic FLOPs of the backward pass of `gradients` with these arguments; None where they are not known."""
+        return None
+
     @abstractmethod
     def prefill(self, batch: Sequence[ModelInputs], features: Any) -> Any:
         """The 'prefill' stage: one forward over the prompts. Returns the state that `decode` uses up."""

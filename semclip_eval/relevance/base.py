@@ -164,6 +164,14 @@ class Relevance(ABC):
         """Analytic FLOPs of scoring so many boxes against so many texts, nothing cached; None where not known."""
         return None
 
+    def map_flops(self, pictures: int) -> int | None:
+        """Analytic FLOPs of so many patch maps (`patch_maps`) against one text; None where not known."""
+        return None
+
+    def shared_flops(self, boxes: int) -> int:
+        """What scoring so many boxes has done of the VLM's own work on views that show them (`psi=tower`)."""
+        return 0
+
     @property
     def forgets(self) -> bool:
         """Does the class say what happens at `begin_block`?"""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from semclip_eval.checks import require_member, whole_number
 from semclip_eval.crops import Grid
+from semclip_eval.measure import flops
 from semclip_eval.relevance.base import PatchMap, RelevanceRequest
 from semclip_eval.relevance.open_clip_relevance import ImageKey, OpenClipRelevance, image_key, patch_map
 from semclip_eval.relevance.patches import RECIPES
@@ -83,8 +84,11 @@ class DenseRelevance(OpenClipRelevance):
         return [self._scores(request, embeddings[request.text]) for request in requests]
 
     def flops(self, boxes: int, texts: int) -> int | None:
-        """Not known: recipes differ in how far the last layers are computed."""
-        return None
+        """See `Relevance.flops`: one pass a tile, however many boxes lie in them."""
+        image, text = self.picture_flops(), flops.open_clip_text(self.loaded_model)
+        if image is None or text is None:
+            return None
+        return (self.tiles.rows * self.tiles.columns * image if boxes else 0) + texts * text
 
     def _scores(self, request: RelevanceRequest, text: torch.Tensor) -> tuple[float, ...]:
         relevance = self._map_of(request, text)
@@ -105,7 +109,7 @@ class DenseRelevance(OpenClipRelevance):
         if key not in self._features:
             with self.part("psi_crop"):
                 pictures: list[Image.Image] = [request.image.crop(tile) for tile in tiles]  # type: ignore[arg-type]
-            self._features[key] = self.patch_features(pictures, self.recipe)
+            self._features[key] = self.patch_features(pictures)
         self._features.move_to_end(key)
         features = self._features[key]
         while len(self._features) > self.cache_images:

@@ -67,6 +67,9 @@ class OpenClipRelevance(Relevance):
     cannot be had.
     """
 
+    # How a patch's feature is made (`patches.RECIPES`).
+    recipe: str = "auto"
+
     def __init__(
         self,
         name: str,
@@ -206,16 +209,17 @@ class OpenClipRelevance(Relevance):
             for patches, (image, text) in zip(features, pictures, strict=True)
         ]
 
-    def patch_features(self, images: Sequence[Image.Image], recipe: str = "auto") -> list[torch.Tensor]:
+    def patch_features(self, images: Sequence[Image.Image]) -> list[torch.Tensor]:
         """Features (rows, columns, dimension), float32 on the CPU, whose product with a text's embedding is its map.
 
-        recipe: see `patches`. At the first call the map is tried on a constructed picture (not with random weights).
+        Made by `recipe` (see `patches`). At the first call the map is tried on a constructed picture (not with random
+        weights).
         """
         from semclip_eval.relevance import patches
 
         place = f"psi.model={self.model}"
         visual = self.loaded_model.visual
-        recipe = patches.check_tower(visual, recipe, place)
+        recipe = patches.check_tower(visual, self.recipe, place)
         if self._recipe != recipe:
             self._recipe = recipe
             if self.load_format != "dummy":
@@ -290,9 +294,21 @@ class OpenClipRelevance(Relevance):
         return torch.stack([preprocess(image.crop(box)) for box in boxes])
 
     def flops(self, boxes: int, texts: int) -> int | None:
-        """See `Relevance.flops`; None for towers that are not open_clip's own transformers (SigLIP's of timm)."""
+        """See `Relevance.flops`; None for towers that are no plain transformers of open_clip or timm."""
         image, text = flops.open_clip_image(self.loaded_model.visual), flops.open_clip_text(self.loaded_model)
         return None if image is None or text is None else boxes * image + texts * text
+
+    def map_flops(self, pictures: int) -> int | None:
+        """See `Relevance.map_flops`."""
+        image, text = self.picture_flops(), flops.open_clip_text(self.loaded_model)
+        return None if image is None or text is None else pictures * image + text
+
+    def picture_flops(self) -> int | None:
+        """Of the patches of one picture; None where not known."""
+        from semclip_eval.relevance import patches
+
+        visual = self.loaded_model.visual
+        return flops.open_clip_patches(visual, patches.check_tower(visual, self.recipe, f"psi.model={self.model}"))
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Token ids (texts, context length), cut and padded."""

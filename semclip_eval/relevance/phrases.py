@@ -8,6 +8,8 @@ the function words of English and what benchmarks' questions ask by ("color", "s
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 _FUNCTION_WORDS = """
 a an the this that these those there here it its he him his she her hers they them their theirs we us our you your i me
@@ -26,17 +28,50 @@ _STOP_WORDS = frozenset((_FUNCTION_WORDS + _QUESTION_WORDS).split())
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]|_")
 
 
+# What asks for all of a kind, among the words right before a phrase: with a plural, and with a singular.
+_ALL = re.compile(r"\b(all|how many)\b|\bnumber of$")
+_EVERY = re.compile(r"\b(every|each)\b")
+
+
+class Target(NamedTuple):
+    """A thing that a question is about. every: all of its kind are asked for, and `name` is the singular."""
+
+    name: str
+    every: bool
+
+
 def noun_phrases(text: str) -> list[str]:
     """The phrases in order of appearance, each once, as written; empty where every word is a stop word.
 
     "Is the red star on the left side of the blue circle?" gives "red star" and "blue circle".
     """
-    phrases: list[str] = []
+    return list(dict.fromkeys(phrase for _, phrase in _runs(text)))
+
+
+def targets(text: str) -> list[Target]:
+    """`noun_phrases`, and of which of them the question asks for all: "How many cars are there?" gives every car.
+
+    Such a question is ZoomEye's (om-ai-lab/ZoomEye, `zoom_eye.py`) and FOCUS's type 2. There the model itself names
+    "all cars" after examples that ask "How many"; here "how many", "all", "every" or "each" stand before the phrase, or
+    "number of" right before it. As in ZoomEye the plural loses a last "s".
+    """
+    found: dict[str, Target] = {}
+    for before, phrase in _runs(text):
+        words = " ".join(before)
+        plural, single = _ALL.search(words) is not None, _EVERY.search(words) is not None
+        found.setdefault(phrase, Target(phrase.removesuffix("s") if plural else phrase, plural or single))
+    return list(found.values())
+
+
+def _runs(text: str) -> Iterator[tuple[list[str], str]]:
+    """Each phrase with the stop words right before it, in lower case."""
+    before: list[str] = []
     words: list[str] = []
     for word in [*_WORD.findall(text), "."]:
         if word[0].isalnum() and word.lower() not in _STOP_WORDS:
             words.append(word)
-        elif words:
-            phrases.append(" ".join(words))
-            words = []
-    return list(dict.fromkeys(phrases))
+            continue
+        if words:
+            yield before, " ".join(words)
+            before, words = [], []
+        before = [*before, word.lower()] if word[0].isalnum() else []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from PIL import Image
 
 from semclip_eval.errors import ConfigError, ModelError
+from semclip_eval.measure import flops
 from semclip_eval.relevance.base import Relevance, RelevanceRequest, Watcher
 from semclip_eval.relevance.open_clip_relevance import OpenClipRelevance
 
@@ -126,6 +127,18 @@ class TowerRelevance(Relevance):
         self.load()
         self._require_same_tower(vlm)
         self._vlm = vlm
+
+    def flops(self, boxes: int, texts: int) -> int | None:
+        """See `Relevance.flops`; the crops pass the VLM's tower, and what CLIP has behind it."""
+        text = flops.open_clip_text(self._clip.loaded_model)
+        if self._vlm is None or text is None:
+            return None
+        head = 0 if self._visual.proj is None else flops.linear(1, *self._visual.proj.shape)
+        return self.shared_flops(boxes) + boxes * head + texts * text
+
+    def shared_flops(self, boxes: int) -> int:
+        """See `Relevance.shared_flops`: the tower, which a scored crop does not pass again for the answer."""
+        return 0 if self._vlm is None else boxes * flops.tower(self._vlm.vision_tower.config)
 
     def score(self, requests: Sequence[RelevanceRequest]) -> list[tuple[float, ...]]:
         """Cosines in [-1, 1], one a box. All crops of a request are encoded together, whatever else is asked."""

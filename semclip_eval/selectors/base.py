@@ -127,6 +127,10 @@ class Selector(ABC):
         """How many boxes and texts ψ scored for this selection, for the count of FLOPs; None where it is not said."""
         return None
 
+    def psi_maps(self, item: SelectionInput, selection: Selection) -> int:
+        """How many pictures ψ made a map of its patches for, when `prune` chose tokens of this selection."""
+        return 0
+
     def most_kept(self, visual_tokens: int) -> int:
         """How many of so many visual tokens of one question are kept at most; for the check before a run."""
         return visual_tokens

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,10 +19,10 @@ from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.lazy import library
 from semclip_eval.models.insight import Values
 from semclip_eval.relevance.base import PatchMap
-from semclip_eval.relevance.phrases import noun_phrases
+from semclip_eval.relevance.phrases import Target, targets
 from semclip_eval.selectors.base import SelectionInput, Selector, overview
 from semclip_eval.selectors.maps import cell_boxes, coarse, in_image, resampled, tiles_of, with_place
-from semclip_eval.selectors.patches import side_by_side
+from semclip_eval.selectors.patches import marks_around, side_by_side
 from semclip_eval.selectors.regions import Region, anchors, grown, suppressed
 from semclip_eval.selectors.semclip import best_first
 from semclip_eval.selectors.tools import SelectorVLM, Tools
@@ -66,9 +66,13 @@ class Focus(Selector):
     of `words[0]` against `words[1]`), and the surest is taken; with `overrun`, where none of them is above a half, the
     next ones are asked one by one until one is. steps=1 without overrun takes the best region unasked.
 
+    A question about all things of a kind (`phrases.targets`; FOCUS's type 2) takes every region that was asked and is
+    above `all_threshold`, a probability, and the surest where none is; null takes the surest of these too.
+
     over: 0 reads the whole image; else tiles of about so many pixels, each alone, maps side by side (ours). show:
     `crop`, one around the regions of all targets, or, where two middles are farther than `far` pixels apart, the
-    regions side by side (published for LLaVA-1.5); `overview_and_crops`, the overview and a crop a target.
+    regions side by side (published for LLaVA-1.5); `overview_and_crops`, the overview and a crop a region. marks: with
+    rectangles around the regions in that overview (`Mark`).
     max_forwards: a target whose map cannot be afforded is left out, and what remains is shared out among the targets.
     """
 
@@ -91,6 +95,8 @@ class Focus(Selector):
     words: tuple[str, ...] = ("Yes", "No")
     far: int = 1200
     show: str = "crop"
+    marks: bool = True
+    all_threshold: float | None = 0.6
     max_forwards: int | None = None
 
     def __post_init__(self) -> None:
@@ -103,14 +109,18 @@ class Focus(Selector):
         whole_number("selector.max_forwards", self.max_forwards, 0, or_null="no bound")
         require_member("selector.show", self.show, SHOWN)
         require_member("selector.normalise", self.normalise, NORMALISATIONS)
-        if not isinstance(self.overrun, bool):
-            raise ConfigError(f"selector.overrun={self.overrun}: must be true or false.")
+        for key in ("overrun", "marks"):
+            if not isinstance(getattr(self, key), bool):
+                raise ConfigError(f"selector.{key}={getattr(self, key)}: must be true or false.")
         for key in ("first_layer", "last_layer"):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError(f"selector.{key}={value}: must be a whole number, 0 for the first layer.")
-        for key, most in (("sigma", math.inf), ("distance", math.inf), ("growth", 1), ("max_overlap", 1)):
+        bounds = {"sigma": math.inf, "distance": math.inf, "growth": 1, "max_overlap": 1, "all_threshold": 1}
+        for key, most in bounds.items():
             value = getattr(self, key)
+            if key == "all_threshold" and value is None:
+                continue
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not number or not 0 <= value <= most or math.isinf(value):
                 limits = "of at least 0" if most == math.inf else "in 0 .. 1"
@@ -149,22 +159,22 @@ class Focus(Selector):
         return list(range(first, last + 1))
 
     def _selection(self, item: SelectionInput, vlm: SelectorVLM, layers: list[int]) -> Selection:
-        targets = noun_phrases(item.text) or [item.text]
+        wanted = targets(item.text) or [Target(item.text, every=False)]
         tiles = tiles_of(*item.image.size, self.over)
         trace: list[TraceStep] = []
-        proposals: list[tuple[str, list[Proposal]]] = []
-        for target in targets:
+        proposals: list[tuple[Target, list[Proposal]]] = []
+        for target in wanted:
             left = vlm.forwards_left(item.question_id)
             if left is not None and left < len(tiles):
                 break
-            cells = self._map(item, vlm, target, tiles, layers)
+            cells = self._map(item, vlm, target.name, tiles, layers)
             trace += [TraceStep("map", box, value) for box, value in coarse(cells, *item.image.size)]
             proposals.append((target, self.proposals(cells, *item.image.size)))
-        regions = []
+        regions: list[Box] = []
         for number, (target, proposed) in enumerate(proposals):
             left = vlm.forwards_left(item.question_id)
             share = None if left is None else left // (len(proposals) - number)
-            regions.append(self._surest(item, vlm, target, proposed, share, trace))
+            regions += self._chosen(item, vlm, target, proposed, share, trace)
         return Selection(self._views(item, list(dict.fromkeys(regions))), trace=tuple(trace))
 
     def _map(
@@ -206,15 +216,17 @@ class Focus(Selector):
         ]
         return [_proposal(region, cells, width, height) for region in suppressed(squares, self.max_overlap)]
 
-    def _surest(
-        self, item: SelectionInput, vlm: SelectorVLM, target: str, proposed: Sequence[Proposal], share: int | None,
+    def _chosen(
+        self, item: SelectionInput, vlm: SelectorVLM, target: Target, proposed: Sequence[Proposal], share: int | None,
         trace: list[TraceStep],
-    ) -> Box:  # fmt: skip
-        """The proposal with the highest existence, the first of equals; at most `share` are asked."""
-        text = self.existence.replace(TARGET, target)
+    ) -> list[Box]:  # fmt: skip
+        """The proposal with the highest existence, the first of equals; where all are asked for, those above the
+        threshold. At most `share` are asked.
+        """
+        text = self.existence.replace(TARGET, target.name)
         most = min(len(proposed), len(proposed) if share is None else share)
         if not self.asks or most == 0:
-            return proposed[0].box
+            return [proposed[0].box]
 
         def asked(some: Sequence[Proposal]) -> list[float]:
             requests = [item.request([item.image.crop(each.box)], text, words=self.words) for each in some]
@@ -225,14 +237,19 @@ class Focus(Selector):
         confidences = asked(proposed[: min(self.steps, most)])
         while self.overrun and max(confidences) <= 0.5 and len(confidences) < most:
             confidences += asked(proposed[len(confidences) : len(confidences) + 1])
-        return proposed[best_first(confidences, 1)[0]].box
+        above: list[Box] = []
+        if target.every and self.all_threshold is not None:
+            pairs = zip(proposed, confidences, strict=False)
+            above = [each.box for each, confidence in pairs if confidence > self.all_threshold]
+        return above or [proposed[best_first(confidences, 1)[0]].box]
 
     def _views(self, item: SelectionInput, regions: Sequence[Box]) -> tuple[View, ...]:
         whole = overview(item.image)
         if not regions:
             return (whole,)
         if self.show == "overview_and_crops":
-            return (whole, *(View("crop", box) for box in regions))
+            marks = marks_around(regions, item.text) if self.marks else ()
+            return (replace(whole, marks=marks), *(View("crop", box) for box in regions))
         around = union_box(regions)
         pairs = itertools.combinations([box_centre(box) for box in regions], 2)
         if any(math.dist(*pair) > self.far for pair in pairs):

@@ -20,7 +20,7 @@ KEPT_SHARES = (0.25, 0.5, 0.75)
 LARGE, TILE, TILE_OF_LARGE = 5096, 224, 336
 THRESHOLD = 1.3
 # By how much the threshold falls at each of its steps; the last one again and again.
-FALLS = (0.1, 0.1, 0.2, 0.2)
+FALLS = (0.1, 0.1, 0.2)
 STEP = 5
 SCALES = ("double", "centred")
 
@@ -45,7 +45,8 @@ class Rap(Selector):
     The image is cut into disjoint tiles of `tile` pixels (null: 224, or 336 where a side is above 5096 px); ψ scores
     each, s = 1 + cosine. With `search` the share of tiles is found by the VLM: the root holds all tiles; a canvas is
     expanded into three, its best 25, 50 and 75 % of tiles, with empty rows and columns taken out and holes left black.
-    Each is asked for the answering confidence (`answering`, probability of `words[0]` against `words[1]`), scaled by
+    Each is asked for the answering confidence (`answering`: {instruction} is the prompt's whole text, {question} what ψ
+    reads, {target} its noun phrases; probability of `words[0]` against `words[1]`), scaled by
     `answer_scale` (`double`: 2p, as published for LLaVA-1.5; `centred`: 2p - 1, other families). The canvas with the
     highest f = (1 - w) r + w a is expanded next, where a is that confidence, r the mean score of all cells (black: 0)
     and w = 0.2 + 0.8 (1 - 1 / d^2) for a parent of depth d (the root's is 1). The search ends after `max_step` looks,
@@ -66,7 +67,7 @@ class Rap(Selector):
     tiles: int = 4
     max_step: int = 80
     answering: str = (
-        "Question: {question}\nCould you answer the question based on the available visual information? "
+        "Question: {instruction}\nCould you answer the question based on the available visual information? "
         "Answer Yes or No."
     )
     words: tuple[str, ...] = ("Yes", "No")
@@ -157,8 +158,8 @@ class Rap(Selector):
         answering = {0: asked([root])[0]}
         canvases = [root]
         queue = {0: answering[0]}  # f of the canvases that wait
-        threshold, falls = THRESHOLD, 0
-        patience = max(1, math.floor(STEP * math.log(max(1, item.image.width * item.image.height // tile**2), 4)))
+        threshold, falls = THRESHOLD, list(FALLS)
+        patience = math.floor(STEP * math.log(max(1, item.image.width * item.image.height // tile**2), 4))
         single_seen = False
         for step in range(1, self.max_step + 1):
             if not queue:
@@ -168,9 +169,9 @@ class Rap(Selector):
             canvas = canvases[number]
             if single_seen and answering[number] > threshold:
                 break
-            if step == patience + STEP * falls:
-                threshold -= FALLS[min(falls, len(FALLS) - 1)]
-                falls += 1
+            if step >= patience:
+                threshold -= falls[0]
+                falls, patience = falls[1:] or falls, patience + STEP
             if len(canvas.tiles) == 1:
                 single_seen = True
                 continue
@@ -193,7 +194,8 @@ class Rap(Selector):
 
     def _text(self, item: SelectionInput) -> str:
         target = " and ".join(noun_phrases(item.text)) or item.text
-        return self.answering.replace("{question}", item.text).replace("{target}", target)
+        text = self.answering.replace("{target}", target).replace("{question}", item.text)
+        return text.replace("{instruction}", item.instruction or item.text)
 
 
 def kept(canvas: Canvas, tiles: Sequence[int]) -> Canvas:

@@ -78,8 +78,12 @@ class Sparse(Wrapper):
         return frozenset(own).union(self.inner.needs)
 
     def psi_work(self, item: SelectionInput, selection: Selection) -> tuple[int, int] | None:
-        """That of the inner selector; not said where ψ scores the tokens too."""
-        return None if _NEEDS.get(self.score) == "psi" else super().psi_work(item, selection)
+        """That of the inner selector; none where only the score of the tokens reads ψ."""
+        return super().psi_work(item, selection) if "psi" in self.inner.needs else (0, 0)
+
+    def psi_maps(self, item: SelectionInput, selection: Selection) -> int:
+        """A picture a view where ψ scores the tokens."""
+        return len(selection.views) if _NEEDS.get(self.score) == "psi" else 0
 
     def most_kept(self, visual_tokens: int) -> int:
         if self.keep_ratio is not None:

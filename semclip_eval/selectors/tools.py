@@ -63,7 +63,7 @@ class SelectorVLM:
         return self._costs[question_id]
 
     def flops(self, question_id: str) -> int | None:
-        """Analytic FLOPs of what the question has spent since `begin`; None where they are not known (gradients)."""
+        """Analytic FLOPs of what the question has spent since `begin`; None where the model does not say."""
         return self._flops.get(question_id, 0)
 
     def forwards_left(self, question_id: str) -> int | None:
@@ -126,7 +126,11 @@ class SelectorVLM:
     ) -> list[Gradients]:
         """Gradients of a scalar of the first answer token (`VLM.gradients`); a forward and a backward each."""
         self._require("gradients")
-        return self._ask(requests, lambda batch: self._vlm.gradients(batch, target, layers, features), backwards=1)
+        return self._ask(
+            requests,
+            lambda batch: self._vlm.gradients(batch, target, layers, features),
+            backward=lambda prepared: self._vlm.backward_flops(prepared, layers, features),
+        )
 
     def values(self, requests: Sequence[Request], layers: Sequence[int]) -> list[Values]:
         """Value vectors after the prefill (`VLM.value_vectors`)."""
@@ -141,9 +145,11 @@ class SelectorVLM:
         self,
         requests: Sequence[Request],
         call: Callable[[list[ModelInputs]], Sequence[T]],
-        backwards: int = 0,
+        backward: Callable[[ModelInputs], int | None] | None = None,
         generates: bool = False,
     ) -> list[T]:
+        """backward: the FLOPs of the backward pass that each request takes, where it does."""
+        backwards = 0 if backward is None else 1
         self._spend(requests, backwards)
         results: dict[int, T] = {}
         with self._clock.stage("select_vlm"):
@@ -152,8 +158,9 @@ class SelectorVLM:
                 for place, prepared, result in zip(places, batch, call(batch), strict=True):
                     results[place] = result
                     new_tokens = getattr(result, "new_tokens", None) if generates else None
-                    counts = None if backwards else self._vlm.flops(prepared, prepared, new_tokens)
-                    self._count(requests[place].question_id, counts, generates)
+                    counts = self._vlm.flops(prepared, prepared, new_tokens)
+                    parts = _parts(counts, generates) + ([] if backward is None else [backward(prepared)])
+                    self._count(requests[place].question_id, parts)
                     self._costs[requests[place].question_id] += Cost(
                         visual_tokens=prepared.visual_tokens or 0,
                         text_tokens=prepared.text_tokens or 0,
@@ -161,10 +168,8 @@ class SelectorVLM:
                     )
         return [results[place] for place in range(len(requests))]
 
-    def _count(self, question_id: str, counts: Mapping[str, int | None] | None, generates: bool) -> None:
-        """Add the FLOPs of one request, decoded only where it `generates`; one that is not known makes the sum so."""
-        stages = ("vision", "prefill", "decode") if generates else ("vision", "prefill")
-        parts = [None] if counts is None else [counts[stage] for stage in stages]
+    def _count(self, question_id: str, parts: Sequence[int | None]) -> None:
+        """Add the FLOPs of one request; a part that is not known makes the sum so."""
         total = self.flops(question_id)
         known = [part for part in parts if part is not None]
         self._flops[question_id] = None if total is None or len(known) < len(parts) else total + sum(known)
@@ -185,6 +190,12 @@ class SelectorVLM:
                 )
         for question_id, count in forwards.items():
             self._costs[question_id] += Cost(forwards=count, backwards=count * backwards)
+
+
+def _parts(counts: Mapping[str, int | None] | None, generates: bool) -> list[int | None]:
+    """A request's FLOPs by stage, decoded only where it `generates`."""
+    stages = ("vision", "prefill", "decode") if generates else ("vision", "prefill")
+    return [None] if counts is None else [counts[stage] for stage in stages]
 
 
 def _chunks(requests: Sequence[Request]) -> Iterator[list[int]]:

@@ -56,6 +56,10 @@ class Wrapper(Selector):
         work: tuple[int, int] | None = self.inner.psi_work(item, selection)
         return work if "psi" in self.inner.needs else None
 
+    def psi_maps(self, item: SelectionInput, selection: Selection) -> int:
+        """That of the inner selector."""
+        return int(self.inner.psi_maps(item, selection))
+
     def most_kept(self, visual_tokens: int) -> int:
         return int(self.inner.most_kept(visual_tokens))
 

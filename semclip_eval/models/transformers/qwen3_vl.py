@@ -4,9 +4,10 @@ A view of height h and width w becomes about h*w / 32^2 visual tokens. Besides t
 placeholders' embeddings, the tower projects the hidden states of some earlier layers; the language model adds the first
 of them to its hidden states behind layer 0, the second behind layer 1 and so on, at the visual tokens only (DeepStack,
 arXiv 2406.04334; transformers, models/qwen3_vl, `Qwen3VLTextModel.forward`). Here they travel with the visual token
-that they belong to (`ViewTokens.deepstack`), so that a dropped one takes them along. Position ids are those of
-Qwen2.5-VL; the model interleaves the axes over the frequencies. Timestamps are written for videos only, which no
-selector makes.
+that they belong to (`ViewTokens.deepstack`), so that a pruned one takes them along. One that the language model drops
+on its way (`Drops`) has been given the levels of the layers that read it; what is added to it later nobody reads, since
+its key is masked. Position ids are those of Qwen2.5-VL; the model interleaves the axes over the frequencies. Timestamps
+are written for videos only, which no selector makes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from semclip_eval.errors import ConfigError
 from semclip_eval.lazy import library
+from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
 from semclip_eval.models.grounding import QWEN3_VL, THOUSAND
 from semclip_eval.models.insight import ViewTokens
@@ -72,8 +74,6 @@ class Qwen3VL(Qwen25VL):
 
     model_type = "qwen3_vl"
     conversations = ("qwen3_vl",)
-    # `drop` was not compared with masked layers where DeepStack adds to them.
-    capabilities = Qwen25VL.capabilities - {"drop"}
     grounding = QWEN3_VL
     # preprocessor_config.json of Qwen/Qwen3-VL-*-Instruct.
     published: ClassVar[Mapping[str, Any]] = {
@@ -93,8 +93,7 @@ class Qwen3VL(Qwen25VL):
         return THOUSAND
 
     def _vision_flops(self, prepared: ModelInputs) -> int | None:
-        """Not counted: Qwen2.5-VL's windows and three matrices are not this tower's."""
-        return None
+        return flops.deepstack_encoder(self.model.config.vision_config, prepared.extras["image_grid_thw"].tolist())
 
     def _image_features(self, pixel_values: torch.Tensor, extras: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(visual tokens, hidden size x (1 + levels)): the projected features, then DeepStack's level by level."""

@@ -382,11 +382,22 @@ class TransformersVLM(Insight):
         text, prompt = self.model.config.text_config, len(read.input_ids)
         try:
             if read.continuation_ids:
-                decode = flops.decode_options(text, prompt, [len(ids) for ids in read.continuation_ids])
+                shared = self.shares_prompts and read.drops is None
+                decode = flops.decode_options(text, prompt, [len(ids) for ids in read.continuation_ids], shared)
             else:
                 decode = flops.decode_tokens(text, prompt, new_tokens or 1)
             vision = self._vision_flops(prepared) if prepared.view_tokens else 0
             return {"vision": vision, "prefill": flops.prefill(text, prompt), "decode": decode}
+        except AttributeError:
+            return None
+
+    def backward_flops(self, prepared: ModelInputs, layers: Sequence[int], features: bool) -> int | None:
+        """See `VLM.backward_flops`."""
+        if not layers and not features:
+            return 0
+        lowest = None if features else min(self._layer_numbers(layers))
+        try:
+            return flops.backward(self.model.config.text_config, len(prepared.input_ids), lowest)
         except AttributeError:
             return None
 
