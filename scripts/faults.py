@@ -171,8 +171,10 @@ FAULTS = {function.__name__: function for function in (disk, drivers, clock, nod
 def main() -> int:
     """The command; a line for each fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("faults", nargs="*", choices=[[], *FAULTS], default=list(FAULTS))
+    parser.add_argument("faults", nargs="*", help=f"of {', '.join(FAULTS)}; all of them if none is named")
     options = parser.parse_args()
+    if unknown := set(options.faults) - set(FAULTS):
+        parser.error(f"{', '.join(sorted(unknown))}: must be of {', '.join(FAULTS)}")
     failed = 0
     with tempfile.TemporaryDirectory(prefix="faults-") as root:
         faults = Faults(Path(root))
