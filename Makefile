@@ -9,12 +9,17 @@ MAIN_SELECTORS := no_crop,full_crop,semclip
 PEER ?= $(BIN)/python
 # Questions of each benchmark in a sweep: null is all of them.
 LIMIT ?= null
-SWEEP = $(BIN)/semclip-eval -m 'benchmark=glob(*,exclude=custom)' selector=$(MAIN_SELECTORS) run.limit=$(LIMIT) run.output_dir=$(RESULTS)
+BENCHMARKS ?= glob(*,exclude=custom)
+# Of a sweep on a cluster: what Hydra's launcher is told, and which one it is (submitit_local tries it without a cluster).
+SLURM ?= hydra.launcher.gpus_per_node=8 hydra.launcher.timeout_min=720 hydra.launcher.max_num_timeout=10
+LAUNCHER ?= submitit_slurm
+PROFILE ?= full
+SWEEP = $(BIN)/semclip-eval -m 'benchmark=$(BENCHMARKS)' selector=$(MAIN_SELECTORS) run.limit=$(LIMIT) run.output_dir=$(RESULTS)
 
-.PHONY: help demo test test-slow lint install regression baseline bench-throughput bench-pipeline bench-scaling bench-peer sweep sweep-mini clean
+.PHONY: help demo test test-slow lint install regression baseline bench-throughput bench-pipeline bench-scaling bench-peer sweep sweep-mini sweep-local-gpus sweep-slurm clean
 
 help:  ## what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
 
 install: $(VENV)/.installed  ## a virtual environment with the package and its pinned dependencies
 
@@ -60,6 +65,12 @@ sweep-mini: install  ## every benchmark of the miniature with the three main sel
 
 sweep: install  ## the same with the published models and data (a GPU and the Hub, or local copies)
 	$(SWEEP) profile=full
+
+sweep-local-gpus: install  ## the same with a worker on each GPU of this machine
+	$(SWEEP) profile=$(PROFILE) run.workers=auto
+
+sweep-slurm: install  ## the same, each run a SLURM job with a worker on each of its GPUs (SLURM="hydra.launcher.partition=...")
+	$(SWEEP) profile=$(PROFILE) run.workers=auto hydra/launcher=$(LAUNCHER) $(SLURM)
 
 clean:  ## remove the environment and caches, keep results
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

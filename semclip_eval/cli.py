@@ -7,14 +7,11 @@ and 143 terminated (SIGTERM), with everything done so far kept. Nothing heavy is
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 
 from semclip_eval.errors import SemclipEvalError, Terminated
+from semclip_eval.preemption import Terminate, terminable
 
 HELP = """\
 semclip-eval: what does choosing image regions buy a vision-language model?
@@ -66,13 +63,13 @@ FLAGS_WITH_VALUE = (
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; the console script's entry point."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    terminated = threading.Event()
+    terminate = Terminate()
     try:
-        with _terminable(terminated):
+        with terminable(terminate):
             return _dispatch(arguments)
     except KeyboardInterrupt as error:
         # Not by the exception's class alone: a library that waits (Ray) may raise an interrupt of its own for it.
-        is_term = terminated.is_set() or isinstance(error, Terminated)
+        is_term = terminate.came.is_set() or isinstance(error, Terminated)
         what, code = ("terminated", 143) if is_term else ("interrupted", 130)
         _print_error(f"{what}. Everything done so far is kept; the same command goes on from there.")
         return code
@@ -83,27 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
     except SemclipEvalError as error:
         _print_error(str(error))
         return error.exit_code
-
-
-@contextmanager
-def _terminable(terminated: threading.Event) -> Iterator[None]:
-    """SIGTERM (a scheduler takes the machine back) ends what is running like Ctrl-C does: files are closed, workers
-    ended. A second one changes nothing; SIGKILL is what follows where that takes too long. Sets `terminated`.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        terminated.set()
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _verb_first(arguments: list[str]) -> list[str]:

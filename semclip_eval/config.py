@@ -51,6 +51,7 @@ NOT_IN_RUN_ID = (
     "workers",
     "gpus_per_worker",
     "worker_timeout_s",
+    "grace_s",
     "track",
 )
 
@@ -69,7 +70,8 @@ class RunConfig:
     side, a number or `auto` (one for each CUDA device, or one; accuracy mode). executor: where they are, `local`
     (processes of this machine) or `ray` (Ray actors). gpus_per_worker: 1, more (with model.device_map=auto) or 1/N for
     N workers on a device. worker_timeout_s: for loading a model and for each block, before a worker counts as hung
-    (null: never). track: the trackers that a finished run is written to (`semclip_eval.trackers`).
+    (null: never). grace_s: seconds that the blocks in hand may take after a scheduler's signal (SIGTERM, SIGUSR2; 0:
+    they are dropped). track: the trackers that a finished run is written to (`semclip_eval.trackers`).
     """
 
     limit: int | None = None
@@ -89,6 +91,7 @@ class RunConfig:
     workers: int | str = 1
     gpus_per_worker: float = 1
     worker_timeout_s: float | None = 1800
+    grace_s: float = 20
     track: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -139,6 +142,8 @@ class RunConfig:
             )
         if self.worker_timeout_s is not None and _number("worker_timeout_s", self.worker_timeout_s) <= 0:
             raise ConfigError(f"run.worker_timeout_s={self.worker_timeout_s}: must be above 0, or null for never.")
+        if _number("grace_s", self.grace_s) < 0:
+            raise ConfigError(f"run.grace_s={self.grace_s}: must be at least 0.")
         if self.mode == "latency" and (self.executor, self.workers) not in (("local", 1), ("local", "auto")):
             raise ConfigError(
                 f"run.mode=latency times one question at a time in one process, not run.workers={self.workers} with "

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ PACKAGES = (
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Versions, machine and device as plain JSON values."""
-    import torch
-
+    """Versions, machine and device as plain JSON values; `torch_threads` is None where nothing has loaded torch."""
+    # A served model, or one without torch, is not made to wait for the seconds that importing it takes.
+    torch: Any = sys.modules.get("torch")
     described: dict[str, Any] = {
         "package_version": semclip_eval.__version__,
         "git_commit": git_commit(),
@@ -38,11 +39,13 @@ def describe(device: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": processor_name(),
         "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": None if torch is None else torch.get_num_threads(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "device": device_name(device),
     }
     if device.startswith("cuda"):
+        import torch
+
         described["cuda"] = torch.version.cuda
         described["driver"] = driver_version()
     return described

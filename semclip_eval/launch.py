@@ -29,7 +29,7 @@ def launch(arguments: list[str]) -> int:
 
     register()
     refuse_in_arguments(arguments)
-    arguments = keys_of_swept_groups([as_group_choice(argument) for argument in arguments])
+    arguments = models_outermost(keys_of_swept_groups([as_group_choice(argument) for argument in arguments]))
     for argument in taken_apart(arguments)[0]:
         _check_choice(argument)
         _check_choices(argument, _folders(arguments))
@@ -83,6 +83,10 @@ def refuse_copies() -> None:
 VALUED_FLAGS = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 OPTIONALLY_VALUED = {"--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")}
 OPTIONALLY_VALUED["-i"] = OPTIONALLY_VALUED["--info"]
+
+
+# Groups whose components take long to load, the longest first.
+LOADED = ("model", "psi")
 
 
 def in_hydras_order(arguments: Sequence[str]) -> list[str]:
@@ -139,6 +143,23 @@ def keys_of_swept_groups(arguments: Sequence[str]) -> list[str]:
         is_plain = "," not in value or value.startswith(("[", "{", "'", '"'))
         changed.append(f"{name}=choice({value})" if is_key and is_plain and value and "(" not in value else argument)
     return changed
+
+
+def models_outermost(arguments: Sequence[str]) -> list[str]:
+    """The command with sweeps over models, then ψ, in front of the others, so that Hydra varies them least often.
+
+    The jobs of one model then follow each other, and a process loads it once.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    overrides, flags = taken_apart(arguments)
+
+    def order(override: str) -> int:
+        name, _, value = override.partition("=")
+        is_swept = "," in value or "(" in value
+        return LOADED.index(name.partition(".")[0]) if is_swept and name.partition(".")[0] in LOADED else len(LOADED)
+
+    return [*sorted(overrides, key=order), *flags]
 
 
 def _check_choice(argument: str) -> None:

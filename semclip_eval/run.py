@@ -23,6 +23,7 @@ from semclip_eval.console import Progress, notice, warn
 from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalError
 from semclip_eval.modes import Mode, mode_of
 from semclip_eval.plan import Plan, make_plan
+from semclip_eval.preemption import at_block_ends
 from semclip_eval.results.records import SAMPLES, SampleWriter, lock, read_samples, rewrite_samples, write_atomically
 from semclip_eval.results.sessions import add_earlier_sessions, begin_session, write_environment
 from semclip_eval.results.summary import (
@@ -234,7 +235,10 @@ def _ask(answers: Answers, plan: Plan, blocks: Sequence[list[Question]], done: M
     # Where an accuracy is not that of the single answers, it is known at the end only.
     score_name = "accuracy" if plan.benchmark.metric.is_over_questions else "answers right"
     try:
-        with Progress(label, len(plan.questions), list(done.values()), score_name) as progress:
+        with (
+            at_block_ends(plan.run.grace_s) as ends,
+            Progress(label, len(plan.questions), list(done.values()), score_name) as progress,
+        ):
             for records in answers.answered(blocks):
                 for record in records:
                     if record.question_id in done:
@@ -242,6 +246,8 @@ def _ask(answers: Answers, plan: Plan, blocks: Sequence[list[Question]], done: M
                     writer.write(record)
                     asked += 1
                     progress.advance(asdict(record))
+                if ends.wanted:
+                    answers.wind_up()
     finally:
         writer.close()
     return asked

@@ -163,6 +163,25 @@ def test_a_file_system_without_locks_is_worked_on_with_a_warning(
     assert "Free the disk" not in err
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_the_system_call_itself_fails_the_run_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """Below filelock, which answers ENOSYS by a marker that a process killed elsewhere would leave for good."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    settings = config(tmp_path / "out")
+    folder = execute(settings)
+    assert len(read_samples(folder)) == 10
+    execute(settings)
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count(f"{folder} is on a file system without locks: make sure that") == 2
+    assert "flock not supported" not in err
+
+
 def test_a_disk_that_is_full_is_said_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(lock: object, blocking: bool = True) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import socket
 import sqlite3
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semclip_eval.relevance import embedding_store
 from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.relevance.embedding_store import FILE, EmbeddingStore, pixel_digest
 from semclip_eval.relevance.open_clip_relevance import OpenClipRelevance
@@ -125,3 +129,45 @@ def test_the_file_keeps_its_limit_and_what_was_used_last(own_cache: Path, monkey
     assert store.get(first, [BOXES[0]])[BOXES[0]].tolist() == vector.tolist()
     assert store.get(pixel_digest(picture(599)), [BOXES[0]])[BOXES[0]][0] == 599
     assert store.get(pixel_digest(picture(1)), [BOXES[0]]) == {}
+
+
+def put_and_get(folder: Path, worker: int) -> int:
+    """What a worker does: keeps its own embeddings and those that all have; how many of the common ones it finds."""
+    store, found = EmbeddingStore(folder, "weights", 16), 0
+    for number in range(40):
+        common, own = f"common{number}".encode(), f"{worker}-{number}".encode()
+        found += len(store.get(common, BOXES))
+        store.put(common, dict.fromkeys(BOXES, np.full(8, number, "<f4")))
+        store.put(own, {BOXES[0]: np.full(8, 1000 * worker + number, "<f4")})
+        store.commit()
+    assert not store._broken
+    return found
+
+
+def test_many_processes_write_into_one_file(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for result in [pool.submit(put_and_get, tmp_path, worker) for worker in range(4)]:
+            result.result()
+    store = EmbeddingStore(tmp_path, "weights", 16)
+    for number in range(40):
+        assert [vector[0] for vector in store.get(f"common{number}".encode(), BOXES).values()] == [number, number]
+        for worker in range(4):
+            (vector,) = store.get(f"{worker}-{number}".encode(), BOXES[:1]).values()
+            assert vector[0] == 1000 * worker + number
+
+
+def test_on_a_network_file_system_every_machine_has_its_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's write-ahead log needs memory that its processes share (sqlite.org/wal.html)."""
+    mounts = tmp_path / "mounts"
+    monkeypatch.setattr(embedding_store, "MOUNTS", mounts)
+    lines = ["proc /proc proc rw 0 0", "/dev/sda / ext4 rw 0 0", "server:/home /home nfs4 rw 0 0"]
+    mounts.write_text(
+        "\n".join([*lines, "/dev/sdb /home/local/my\\040disk xfs rw 0 0", "x@y:/ /mnt fuse.sshfs rw 0 0"])
+    )
+    for place, remote in (("/home/me/x", True), ("/home/local/my disk/x", False), ("/mnt", True), ("/tmp/x", False)):
+        assert embedding_store.is_on_network(Path(place)) is remote, place
+        assert (socket.gethostname() in embedding_store.file_name(Path(place))) is remote
+    mounts.unlink()
+    assert embedding_store.file_name(Path("/home")) == FILE

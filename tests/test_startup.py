@@ -1,6 +1,7 @@
 """What a command may import: seconds of libraries only where a question is asked."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,20 @@ def test_results_are_shown_and_chosen_from_without_torch(finished: Path) -> None
     imported_nothing(["export", str(summary.parent), "--format", "inspect", "--output", str(finished / "log.json")])
     imported_nothing(["regress", str(summary.parent), str(finished / "baseline.csv"), "--write"])
     imported_nothing(["new", "model", "mine", "--folder", str(finished / "mine")])
+
+
+def test_a_model_without_torch_is_asked_without_torch(tmp_path: Path) -> None:
+    """A served one, say; workers of scripts/chaos.py start in half a second because of it."""
+    for name, text in {
+        "benchmark/drawn": "_target_: tests.fakes.DrawnBenchmark\nname: drawn\ncount: 4\n",
+        "model/computed": "_target_: tests.fakes.ComputedVLM\nname: computed\n",
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.yaml").write_text(text)
+    words = ["profile=full", "benchmark=drawn", "model=computed", "selector=full_crop", "run.device=cpu"]
+    imported_nothing(["--config-dir", str(tmp_path), *words, f"run.output_dir={tmp_path / 'out'}"])
+    (environment,) = (tmp_path / "out").glob("*/*/*/*/*/environment.json")
+    assert json.loads(environment.read_text())["torch_threads"] is None
 
 
 @pytest.mark.parametrize("group", ["model", "psi", "selector", "benchmark", "crops"])

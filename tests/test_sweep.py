@@ -19,7 +19,7 @@ from semclip_eval.launch import in_hydras_order
 from semclip_eval.results.summary import read_rows
 from semclip_eval.results.sweep_table import Failure, sweep_tables
 from semclip_eval.run import execute
-from tests.fakes import FULL_CROP, ORACLE, SEMCLIP, DrawnBenchmark, config
+from tests.fakes import FULL_CROP, ORACLE, SEMCLIP, ComputedVLM, DrawnBenchmark, config
 
 YAML = """\
 _target_: {target}
@@ -252,6 +252,23 @@ def test_flags_and_overrides_in_any_order(words, capsys):
     assert cli.main(["profile=mini", *words]) == 0
     out = capsys.readouterr().out
     assert "top_k: 1" in out
+
+
+def test_the_jobs_of_one_model_follow_each_other_however_the_sweep_is_typed(arguments, tmp_path, capsys):
+    """In one process each model is loaded once: one VLM is kept."""
+    (tmp_path / "configs" / "model" / "other.yaml").write_text("_target_: tests.fakes.ComputedVLM\nname: other\n")
+    words = [word for word in arguments if word != "model=fake"]
+    ComputedVLM.loads = 0
+    code, out, err = swept([*words, "selector=no_crop,full_crop", "benchmark=drawn,second", "model=fake,other"], capsys)
+    assert code == 0, err
+    assert ComputedVLM.loads == 2
+    assert out.count("drawn (full profile") == 4
+
+
+def test_two_sweeps_that_begin_together_keep_their_notes_apart(arguments, tmp_path, capsys):
+    for _ in range(2):
+        assert swept([*arguments, "benchmark=drawn", "selector=no_crop"], capsys)[0] == 0
+    assert len(list((tmp_path / "out" / "sweeps").iterdir())) == 2
 
 
 def test_hydras_order():

@@ -178,6 +178,17 @@ def test_one_worker_that_cannot_load_does_not_end_the_run():
     assert len(driven(pool, blocks_of(100, 1), 2)) == 100
 
 
+def test_where_no_worker_is_left_and_none_can_start_yet_the_run_says_that_it_waits(capsys):
+    """A cluster that lost its nodes: the next ones come after five minutes."""
+    pool = VirtualPool(
+        lambda worker, task: (1.0, "answers" if worker > 1 or task.number < 3 else "dies"),
+        starts=lambda worker: 1.0 if worker < 2 else 300.0,
+    )
+    assert len(driven(pool, blocks_of(40, 4), 2, timeout_s=None)) == 40
+    said = " ".join(capsys.readouterr().err.split())
+    assert 3 <= said.count("Waiting for the first of 2 workers: models are loading.") <= 6
+
+
 def test_a_worker_that_stays_is_given_the_next_job():
     pool = VirtualPool(kills())
     for _ in range(3):

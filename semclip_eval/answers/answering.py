@@ -46,6 +46,10 @@ class Answers(ABC):
         """The records of every block, a block's own in its order."""
 
     @abstractmethod
+    def wind_up(self) -> None:
+        """Begin no further block: `answered` ends with those in hand."""
+
+    @abstractmethod
     def closing(self) -> Closing:
         """What is to be said at the end."""
 
@@ -64,6 +68,7 @@ class OwnProcess(Answers):
             "ceilings": None if ceilings is None else asdict(ceilings),
             "device_state": self._counters.describe(),
         }
+        self._winds_up = False
         self._first_call_ms: float | None = None
         self._energy_j: float | None = None
 
@@ -75,8 +80,14 @@ class OwnProcess(Answers):
 
     def answered(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
         before = self._counters.energy_j()
-        yield from self._records(blocks)
+        for records in self._records(blocks):
+            yield records
+            if self._winds_up:
+                return
         self._energy_j = energy_between(before, self._counters.energy_j(), sum(map(len, blocks)))
+
+    def wind_up(self) -> None:
+        self._winds_up = True
 
     def _records(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
         asker = self._opened.asker

@@ -6,12 +6,14 @@ import io
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from semclip_eval.benchmarks.access import ANYWHERE, FileAccess
 from semclip_eval.benchmarks.decoded import DECODED, bytes_name, file_name
-from semclip_eval.errors import QuestionError
+from semclip_eval.benchmarks.node_cache import open_at_hand
+from semclip_eval.errors import ConfigError, QuestionError
 from semclip_eval.files import require_regular, shown
 
 MIB = 2**20
@@ -36,7 +38,9 @@ def read_rgb(path: Path, access: FileAccess = ANYWHERE) -> Image.Image:
     try:
         require_regular(path)
         name = file_name(path)
-        return DECODED.get(name and (name, access), partial(_read, path, access))
+        return DECODED.get(name and (name, access), partial(_read_file, path, access))
+    except ConfigError:
+        raise
     except QuestionError as error:
         raise QuestionError(f"{shown(path)}: {error}") from error
     except UnidentifiedImageError as error:
@@ -57,8 +61,13 @@ def decode_rgb(encoded: bytes, access: FileAccess = ANYWHERE) -> Image.Image:
         raise QuestionError(f"cannot be read as an image ({_reason(error)})") from error
 
 
-def _read(source: Path | io.BytesIO, access: FileAccess) -> Image.Image:
-    with Image.open(source) as image:
+def _read_file(path: Path, access: FileAccess) -> Image.Image:
+    with open_at_hand(path) as stream:
+        return _read(stream, access)
+
+
+def _read(stream: BinaryIO, access: FileAccess) -> Image.Image:
+    with Image.open(stream) as image:
         access.require_size(image.size)
         image.load()
         return to_rgb(image)

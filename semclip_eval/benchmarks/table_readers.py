@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from semclip_eval.benchmarks.node_cache import at_hand
 from semclip_eval.benchmarks.table_files import LFS_POINTER
 from semclip_eval.errors import DataError
 from semclip_eval.files import open_regular
@@ -96,15 +97,22 @@ def open_reader(path: Path, cache: BatchCache) -> Reader:
     if head == LFS_POINTER:
         raise DataError(f"{path}: is a Git LFS pointer, not the data. Run `git lfs pull` in the clone.")
     try:
-        if path.suffix == ".parquet":
-            return ParquetReader(path, cache)
-        return ArrowReader(path) if path.suffix == ".arrow" else TsvReader(path)
+        try:
+            return _reader(at_hand(path), cache)
+        except FileNotFoundError:  # a copy that another process took away
+            return _reader(path, cache)
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's ArrowInvalid is a ValueError
         kind = {".parquet": "parquet", ".arrow": "Arrow", ".tsv": "TSV"}[path.suffix]
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{path}: is not a readable {kind} file ({why[:160].rstrip('.')}). Download it again."
         ) from error
+
+
+def _reader(path: Path, cache: BatchCache) -> Reader:
+    if path.suffix == ".parquet":
+        return ParquetReader(path, cache)
+    return ArrowReader(path) if path.suffix == ".arrow" else TsvReader(path)
 
 
 def _unlike_images(kind: Any) -> str:

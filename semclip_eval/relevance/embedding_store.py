@@ -1,12 +1,14 @@
 """Crop embeddings on disk, shared by runs: the same pixels under the same weights are never encoded twice.
 
-One SQLite file in the cache folder. A row is found by the weights and their preprocessing, the image's pixels and the
-box; its value carries a checksum. What cannot be read or written is computed instead, and said once.
+One SQLite file in the cache folder; on a network file system, where SQLite's log works within one machine only, a file
+for each machine. A row is found by the weights and their preprocessing, the image's pixels and the box; its value
+carries a checksum. What cannot be read or written is computed instead, and said once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import socket
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,8 @@ from semclip_eval.console import warn
 from semclip_eval.types import Box
 
 FILE = "crop-embeddings.sqlite"
+MOUNTS = Path("/proc/self/mounts")
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs", "9p", "orangefs")
 CHECK_BYTES = 8
 _TABLE = """
 CREATE TABLE IF NOT EXISTS crops (key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID
@@ -35,7 +39,7 @@ class EmbeddingStore:
     """
 
     def __init__(self, folder: Path, weights: str, limit_mib: int) -> None:
-        self.file, self.limit = folder / FILE, limit_mib * 2**20
+        self.file, self.limit = folder / file_name(folder), limit_mib * 2**20
         self._weights = weights.encode()
         self._connection: sqlite3.Connection | None = None
         self._broken = False
@@ -113,6 +117,27 @@ class EmbeddingStore:
 
     def _key(self, image: bytes, box: Box) -> bytes:
         return hashlib.blake2b(b"\0".join([self._weights, image, repr(tuple(box)).encode()]), digest_size=16).digest()
+
+
+def file_name(folder: Path) -> str:
+    """The store's file in this folder: `FILE`, with the machine's name in it on a network file system."""
+    if not is_on_network(folder):
+        return FILE
+    name, _, suffix = FILE.rpartition(".")
+    return f"{name}-{socket.gethostname()}.{suffix}"
+
+
+def is_on_network(folder: Path) -> bool:
+    """Is the folder, or the place where it would be made, on a network file system? No, where that cannot be known."""
+    try:
+        place = folder.resolve()
+        mounts = [line.split(" ")[1:3] for line in MOUNTS.read_text(errors="replace").splitlines()]
+    except (OSError, RuntimeError):
+        return False
+    holding = [(mount, kind) for mount, kind in mounts if place.is_relative_to(mount.replace("\\040", " "))]
+    # Of mounts upon each other the last one counts.
+    kind = max(enumerate(holding), key=lambda entry: (len(entry[1][0]), entry[0]))[1][1] if holding else ""
+    return kind in NETWORK or kind.startswith("fuse.")
 
 
 def pixel_digest(image: Image.Image) -> bytes:

@@ -1,6 +1,6 @@
 """`samples.jsonl`: one complete line a question, on disk before the next one is asked.
 
-A line is written with a single call and flushed to the operating system, so a killed process leaves at most one torn
+A line is written with a single call, straight to the operating system, so a killed process leaves at most one torn
 line, which the next one cuts off. A run folder is held by one process at a time.
 """
 
@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from semclip_eval.console import warn
 from semclip_eval.errors import ConfigError, DataError
@@ -94,9 +96,15 @@ def lock(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock: BaseFileLock | None = FileLock(folder / name)
         assert lock is not None
-        lock.acquire(blocking=wait)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "flock not supported", UserWarning)
+            lock.acquire(blocking=wait)
+        if isinstance(lock, SoftFileLock):
+            # filelock's way out (ENOSYS): a marker, which a process killed on another machine leaves behind for good.
+            lock.release()
+            lock = None
     except NotImplementedError:
-        # What filelock says where the system call is missing (ENOSYS).
+        # What older versions of filelock say to ENOSYS.
         lock = None
     except Timeout as error:
         raise ConfigError(
@@ -132,24 +140,27 @@ class SampleWriter:
         self.path = folder / SAMPLES
         try:
             _cut_torn_line(self.path)
-            self._file: TextIO = self.path.open("a", encoding="utf-8")
+            # Unbuffered: what a full disk refused must not be kept here and be written some time later.
+            self._file: FileIO = self.path.open("ab", buffering=0)
         except OSError as error:
             raise output_error(self.path, error) from error
 
     def write(self, record: Record) -> None:
-        """One line, flushed. On a full disk the torn line is cut off again and ConfigError says so."""
+        """One line, handed to the system. On a full disk the torn line is cut off again and ConfigError says so."""
+        line, start = record.line().encode(), self._file.tell()
         try:
-            self._file.write(record.line())
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(start)
             raise output_error(self.path, error) from error
 
     def close(self) -> None:
         """Flush to the disk itself and close."""
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with self._file:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise output_error(self.path, error) from error
 

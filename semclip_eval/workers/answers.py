@@ -51,6 +51,9 @@ class WorkerAnswers(Answers):
     def answered(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
         yield from self._driver.answers([[question.id for question in block] for block in blocks])
 
+    def wind_up(self) -> None:
+        self._driver.wind_up()
+
     def closing(self) -> Closing:
         reports = self._driver.report()
         workers: dict[str, Any] = {

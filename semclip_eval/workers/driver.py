@@ -70,20 +70,24 @@ class Driver:
         said = self.now()
         while not any(worker.is_ready for worker in self._workers.values()):
             self._handle_events()
-            if self.now() - said > SAY_WAIT_EVERY_S:
-                said = self.now()
-                notice(f"Waiting for the first of {self._target} workers: {self.pool.describe_wait()}.")
+            said = self._say_wait(said)
         return next(worker.seen for worker in self._workers.values() if worker.is_ready)
 
     def answers(self, blocks: Sequence[Sequence[str]]) -> Iterator[list[Record]]:
         """The records of blocks of question ids: as they come, a block's own in its order, every question once."""
         self._scheduler = Scheduler(blocks, job=self.job.number)
+        said = self.now()
         for number, worker in self._workers.items():
             if worker.is_ready:
                 self._scheduler.add_worker(number)
                 self._ask(number)
         while not self._scheduler.finished:
             yield from self._handle_events()
+            said = self._say_wait(said)
+
+    def wind_up(self) -> None:
+        """Hand out no further block: `answers` ends with those in hand. One whose worker is lost is not asked again."""
+        self._scheduler.wind_up()
 
     def report(self) -> list[Report]:
         """What the workers that are ready have to say at the end; one that is lost meanwhile says nothing."""
@@ -95,6 +99,15 @@ class Driver:
         while {report.worker for report in self._reports}.union(set(asked) - set(self._workers)) != set(asked):
             self._handle_events()
         return self._reports
+
+    def _say_wait(self, said: float) -> float:
+        """Say now and then that no worker is ready; when that was said last, or was not so."""
+        if any(worker.is_ready for worker in self._workers.values()):
+            return self.now()
+        if self.now() - said > SAY_WAIT_EVERY_S:
+            notice(f"Waiting for the first of {self._target} workers: {self.pool.describe_wait()}.")
+            return self.now()
+        return said
 
     def _deadline(self) -> float | None:
         return None if self.timeout_s is None else self.now() + self.timeout_s

@@ -72,13 +72,13 @@ class LocalPool(Pool):
         return events
 
     def close(self) -> None:
-        for _, connection in self._processes.values():
-            with contextlib.suppress(OSError):
-                connection.close()
         for process, _ in self._processes.values():
             process.kill()
-        for process, _ in self._processes.values():
+        for process, connection in self._processes.values():
             process.join(END_S)
+            # Only now: the thread that reads of it has seen its end.
+            with contextlib.suppress(OSError):
+                connection.close()
         self._processes, self._slots = {}, {}
 
     def _receive(self, number: int, process: SpawnProcess, connection: Connection) -> None:
@@ -117,8 +117,10 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 def serve(connection: Connection, number: int, is_quiet: bool) -> None:
     """What a worker process does: answer messages until the driver is gone."""
-    # Ctrl-C goes to every process of a terminal; the driver decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to every process of a terminal, a scheduler's signals to all of a job; the driver decides what
+    # becomes of its workers.
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
     from semclip_eval.workers.worker import BlockWorker
 
     worker = BlockWorker(number, is_quiet)

@@ -29,6 +29,7 @@ class Scheduler:
         self._in_hand: dict[int, deque[Task]] = {}
         self._losses: Counter[int] = Counter()
         self._alone: set[int] = set()
+        self._winds_up = False
         for block in blocks:
             self._waiting.append(self._task(tuple(block)))
 
@@ -70,6 +71,12 @@ class Scheduler:
         in_hand.append(task)
         return task
 
+    def wind_up(self) -> None:
+        """Hand out nothing more; done when the blocks in hand are, and what was to follow them is not waited for."""
+        self._winds_up = True
+        self._waiting.clear()
+        self._open &= {in_hand[0].number for in_hand in self._in_hand.values() if in_hand}
+
     def answered(self, worker: int, number: int) -> bool:
         """A worker answered this task; False where somebody else had already, and the answer does not count."""
         in_hand = self._in_hand.get(worker, deque())
@@ -84,6 +91,9 @@ class Scheduler:
     def lost(self, worker: int) -> Task | None:
         """A worker is gone; the single question that is given up with it, if any."""
         tasks = [task for task in self._in_hand.pop(worker, ()) if task.number in self._open]
+        if self._winds_up:
+            self._open -= {task.number for task in tasks}
+            return None
         self._alone.update(task.number for task in tasks)
         self._waiting.extendleft(reversed(tasks[1:]))
         if not tasks:

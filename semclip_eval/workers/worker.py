@@ -52,11 +52,11 @@ class BlockWorker:
             self._begun[task.number] = self._ahead.begin(self._asked_in(task))
 
     def _open(self, job: Job) -> Ready:
-        import torch
-
         if os.path.isdir(job.folder):  # another machine may lack it, and need it for nothing
             os.chdir(job.folder)
         if job.threads is not None:
+            import torch
+
             torch.set_num_threads(job.threads)
         plan = make_plan(job.config)
         if plan.run_id != job.run_id:
