@@ -19,7 +19,7 @@ KIND = "dataset"
 def checked_name(repo: str) -> str:
     """OWNER/NAME, or NAME for one's own; ConfigError where the Hub has no such names."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo)
