@@ -30,6 +30,7 @@ semclip-eval: what does choosing image regions buy a vision-language model?
   semclip-eval regress RUN_DIR BASELINE_CSV          0 where the run agrees with the baseline, 1 with what moved
   semclip-eval latency selector=a,b,c                latency runs of several selectors that take turns
   semclip-eval export RUN_DIR --format lmms-eval ... a run as lmms-eval's or inspect's files
+  semclip-eval push RESULTS OWNER/NAME [--dry-run]   the runs as a dataset on the Hub, private unless --public
   semclip-eval new selector NAME [--folder DIR]      a selector, benchmark, psi or model of your own to begin with
   semclip-eval doctor [--ceilings]                   what this machine can run, and how fast it is at most
   ... --json with list, show, compare, choose, ask, regress, doctor: one JSON document instead of a table
@@ -174,6 +175,11 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
 
         return run_export(rest)
 
+    def push_verb(rest: list[str]) -> int:
+        from semclip_eval.export.push import run_push
+
+        return run_push(rest)
+
     def new_verb(rest: list[str]) -> int:
         from semclip_eval.new import run_new
 
@@ -206,6 +212,7 @@ def _verbs() -> dict[str, Callable[[list[str]], int]]:
         "review": review_verb,
         "train-psi": train_psi_verb,
         "export": export_verb,
+        "push": push_verb,
         "new": new_verb,
         "latency": latency_verb,
         "doctor": doctor_verb,

@@ -40,10 +40,15 @@ def refuse_in_config(config: Mapping[str, Any]) -> None:
         _refuse(value, place, named)
 
 
+def known_keys(named: Iterable[str] = ()) -> dict[str, str]:
+    """The keys that the environment holds, by variable: the usual ones and those of `named` variables."""
+    keys = {variable: os.environ.get(variable, "").strip() for variable in (*VARIABLES, *named) if variable}
+    return {variable: key for variable, key in keys.items() if len(key) >= SHORTEST_KEY}
+
+
 def _refuse(value: str, place: str, named: Iterable[str]) -> None:
-    for variable in (*VARIABLES, *named):
-        key = os.environ.get(variable, "").strip()
-        if len(key) >= SHORTEST_KEY and key in value:
+    for variable, key in known_keys(named).items():
+        if key in value:
             raise ConfigError(
                 f"{place}: holds the key of the environment variable {variable}, and would be written into the "
                 "results: take it out; the variable is enough."

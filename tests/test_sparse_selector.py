@@ -256,6 +256,8 @@ def test_the_program_prunes_the_same_whatever_the_batch(score: str, tmp_path: Pa
     for one, other in zip(alone, together, strict=True):
         assert (one["kept"], one["choice"]) == (other["kept"], other["choice"])
         assert [len(view) for view in one["kept"]] == [15, 15]
+        sides = [[view["box"][2] - view["box"][0], view["box"][3] - view["box"][1]] for view in one["views"]]
+        assert [view["token_grids"] for view in one["views"]] == [[[0, 7, 7, 7, 0, 0, *side]] for side in sides]
 
 
 def test_a_model_that_cannot_prune_is_refused_before_the_run(tmp_path: Path, capsys) -> None:

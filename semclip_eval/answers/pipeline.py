@@ -274,8 +274,9 @@ class Pipeline:
         if any(choice is not None and not any(choice.indices) for choice in kept):
             raise QuestionError(f"selector={self.selector.name}: keeps none of the question's visual tokens.")
         batch, features = self.vlm.prune(batch, features, kept)
-        for item, prepared, choice in zip(items, batch, kept, strict=True):
+        for item, prepared, choice, given in zip(items, batch, kept, inputs, strict=True):
             item.pruned, item.kept = prepared, choice
+            item.token_boxes = () if choice is None else given.boxes
         return batch, features
 
     def _require_as_many(self, method: str, what: str, given: Sequence[object], inputs: Sequence[object]) -> None:

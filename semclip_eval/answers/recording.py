@@ -22,6 +22,7 @@ from semclip_eval.types import BLACK, Answer, Box, Kept, Prompt, Question, Score
 
 if TYPE_CHECKING:
     from semclip_eval.models.base import ModelInputs
+    from semclip_eval.models.insight import TokenBoxes
 
 Latencies = Callable[[int | None], dict[str, float] | None]
 
@@ -31,6 +32,7 @@ class Item:
     """One question on its way: each stage fills in its part, or `error` ends the way.
 
     `pruned` is the prompt with only the `kept` visual tokens; `prepared` stays whole, so that a stage can be repeated.
+    `token_boxes` says for each view where its visual tokens lie, where some were dropped.
     `flops` are analytic, by stage.
     """
 
@@ -42,6 +44,7 @@ class Item:
     prepared: ModelInputs | None = None
     pruned: ModelInputs | None = None
     kept: Kept | None = None
+    token_boxes: Sequence[TokenBoxes] = ()
     answer: Answer | None = None
     flops: dict[str, int | None] | None = None
     error: Exception | None = field(default=None, repr=False)
@@ -96,7 +99,7 @@ def _written(item: Item, score: Score | None, benchmark: Benchmark, latencies: L
         status="error" if item.error else (score.status if score else "ok"),
         reason=score.reason if score else "",
         error={"type": type(item.error).__name__, "message": explained(item)} if item.error else None,
-        views=[_view(view) for view in selection.views] if selection else None,
+        views=_views(selection.views, item.token_boxes) if selection else None,
         target_coverage=target_coverage(_visible(item), selection.views) if selection else None,
         visual_tokens=_count("visual_tokens", prepared, answer),
         text_tokens=_count("text_tokens", prepared, answer),
@@ -172,6 +175,16 @@ def not_finite(value: Any, place: str = "") -> str | None:
     else:
         return None
     return next((found for step, inner in steps if (found := not_finite(inner, step)) is not None), None)
+
+
+def _views(views: Sequence[View], token_boxes: Sequence[TokenBoxes]) -> list[dict[str, Any]]:
+    written = [_view(view) for view in views]
+    if token_boxes:
+        from semclip_eval.models.transformers.layout import grids_of
+
+        for view, tokens in zip(written, token_boxes, strict=True):
+            view["token_grids"] = grids_of(tokens.boxes)
+    return written
 
 
 def _view(view: View) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from semclip_eval.report.comparisons import Comparison
 from semclip_eval.report.contents import ORIGIN, caption, name_cell, origin
 from semclip_eval.report.lines import Line
@@ -101,9 +103,9 @@ def separation(hits: Sequence[float], misses: Sequence[float]) -> float | None:
     """See `Calibration`: Mann and Whitney's U over the number of pairs."""
     if not hits or not misses:
         return None
-    from scipy.stats import rankdata
-
-    ranks = rankdata([*hits, *misses])[: len(hits)]
+    # Mean ranks by hand: scipy.stats takes a second to import.
+    _, place, count = np.unique([*hits, *misses], return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place][: len(hits)]
     return float((ranks.sum() - len(hits) * (len(hits) + 1) / 2) / (len(hits) * len(misses)))
 
 

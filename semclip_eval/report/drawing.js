@@ -21,8 +21,9 @@ const swatch = (run) => svg("svg", { class: "swatch", viewBox: "0 0 12 12", "ari
 const score = (value) => (value === null || value === undefined ? "" : String(value).replace("-", "−"));
 const three = (value) => score(value === null ? value : Number(value.toPrecision(3)));
 
-// boxes: lists of boxes by number; pictures: base64 JPEGs by number. Gives back what draws a question.
-function drawingOf(boxes, pictures) {
+// boxes: lists of boxes by number; pictures: base64 JPEGs by number; grids: where the tokens of a view lie, by number.
+// Gives back what draws a question.
+function drawingOf(boxes, pictures, grids) {
   const flat = (number) => {
     const values = boxes[number], list = [];
     for (let at = 0; at < values.length; at += 4) list.push(values.slice(at, at + 4));
@@ -59,18 +60,23 @@ function drawingOf(boxes, pictures) {
     return group;
   }
 
-  // The cells of a view's square grid that were dropped, in pixels of the view (LLaVA pads it to a square).
-  function droppedCells(bits, width, height) {
-    const side = Math.floor(Math.sqrt(bits.length * 4));
-    const whole = Math.max(width, height);
-    const left = -Math.floor((whole - width) / 2), top = -Math.floor((whole - height) / 2);
-    let path = "";
-    for (let cell = 0; cell < side * side; cell += 1) {
-      if ((Number.parseInt(bits[cell >> 2], 16) >> (3 - (cell & 3))) & 1) continue;
-      const x = left + whole * (cell % side) / side, y = top + whole * Math.floor(cell / side) / side;
-      path += `M${x.toFixed(1)} ${y.toFixed(1)}h${(whole / side).toFixed(1)}v${(whole / side).toFixed(1)}h${(-whole / side).toFixed(1)}z`;
+  // The cells of a view's visual tokens that were dropped, in pixels of the view. A view that its family shows twice (as
+  // tiles and, small, as a whole) has several grids: most veiled where the tokens of both were dropped.
+  function droppedCells(bits, number) {
+    const values = grids[number], group = svg("g", null);
+    let cell = 0;
+    for (let at = 0; at < values.length; at += 8) {
+      const [, rows, columns, , left, top, right, bottom] = values.slice(at, at + 8);
+      const width = (right - left) / columns, height = (bottom - top) / rows;
+      let path = "";
+      for (let end = cell + rows * columns, place = 0; cell < end; cell += 1, place += 1) {
+        if ((Number.parseInt(bits[cell >> 2], 16) >> (3 - (cell & 3))) & 1) continue;
+        const x = left + width * (place % columns), y = top + height * Math.floor(place / columns);
+        path += `M${x.toFixed(1)} ${y.toFixed(1)}h${width.toFixed(1)}v${height.toFixed(1)}h${(-width).toFixed(1)}z`;
+      }
+      group.append(svg("path", { class: "dropped", d: path }));
     }
-    return svg("path", { class: "dropped", d: path });
+    return group;
   }
 
   function label(text, box, size, kind) {
@@ -88,7 +94,7 @@ function drawingOf(boxes, pictures) {
   function overlay(answer, run, wish) {
     const trace = answer.trace || [];
     const candidates = answer.candidates;
-    const show = wish || (answer.kept && run.square ? "kept" : trace.length ? "trace" : candidates ? "psi" : "none");
+    const show = wish || (answer.kept ? "kept" : trace.length ? "trace" : candidates ? "psi" : "none");
     if (show === "psi" && candidates) {
       const known = candidates[1].filter((value) => value !== null);
       const ends = `${three(Math.min(...known))} to ${three(Math.max(...known))}`;
@@ -115,11 +121,11 @@ function drawingOf(boxes, pictures) {
       }
       return { marks, steps, words: words.join("; ") };
     }
-    if (show === "kept" && answer.kept && run.square) {
+    if (show === "kept" && answer.kept) {
       const view = (answer.views || []).findIndex((one) => one.kind === "overview");
       if (view >= 0) {
-        const [left, top, right, bottom] = answer.views[view].box;
-        return { marks: [droppedCells(answer.kept[view], right - left, bottom - top)], words: "veiled: visual tokens that were dropped" };
+        const twice = grids[answer.grids[view]].length > 8 ? ", most where those of tile and thumbnail were" : "";
+        return { marks: [droppedCells(answer.kept[view], answer.grids[view])], words: `veiled: visual tokens that were dropped${twice}` };
       }
     }
     return { marks: [], words: "" };
@@ -176,8 +182,8 @@ function drawingOf(boxes, pictures) {
       } else if (view.kind !== "blank") {
         content = [image(question)];
       }
-      const veil = answer.kept && run.square
-        ? svg("g", { transform: `translate(${origin[0]} ${origin[1]})` }, droppedCells(answer.kept[index], width, height)) : null;
+      const veil = answer.kept
+        ? svg("g", { transform: `translate(${origin[0]} ${origin[1]})` }, droppedCells(answer.kept[index], answer.grids[index])) : null;
       return el("li", null, svg("svg", {
         viewBox: `${origin[0]} ${origin[1]} ${width} ${height}`, "aria-hidden": "true",
         style: `aspect-ratio: ${width} / ${height}`,

@@ -9,7 +9,7 @@ from semclip_eval.errors import SemclipEvalError
 from semclip_eval.measure.stages import STAGES
 from semclip_eval.report.comparisons import Comparison, Labelled, base_settings, crop_settings
 from semclip_eval.report.runs import FinishedRun
-from semclip_eval.results.comparison import Pair, compare
+from semclip_eval.results.comparison import Pair, Run, as_run, paired, refuse_different
 
 LATENCY_COLUMNS = ("e2e_ms_p50", "e2e_ms_p90", "e2e_ms_p99", "ttft_ms_p50", "tpot_ms_p50")
 
@@ -94,12 +94,19 @@ def _paired(reference: FinishedRun, run: FinishedRun) -> tuple[Pair | None, str]
     if any(record["score"] is None and record["status"] != "error" for record in (*reference.records, *run.records)):
         return None, "the answers were timed, not scored"
     try:
-        return compare([reference.folder, run.folder]).pairs[0], ""
+        before, after = _as_run(reference), _as_run(run)
+        refuse_different(before, after)
+        return paired(before, after), ""
     except SemclipEvalError as error:
         reason = str(error)
         for side in (reference, run):
             reason = reason.replace(str(side.folder), f"{side.selector} {side.id}")
         return None, reason.rstrip(".")
+
+
+def _as_run(run: FinishedRun) -> Run:
+    """The run for `compare`'s arithmetic, without reading its files once more."""
+    return as_run(run.folder, run.row, run.records, run.config)
 
 
 def _tokens_ratio(run: FinishedRun, runs: Sequence[FinishedRun]) -> tuple[float | None, str]:

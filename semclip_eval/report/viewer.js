@@ -5,8 +5,8 @@
 (() => {
   const source = document.getElementById("question-data");
   if (!source) return;
-  const { sections, boxes, pictures } = JSON.parse(source.textContent);
-  const { picture, strip } = drawingOf(boxes, pictures);
+  const { sections, boxes, pictures, grids } = JSON.parse(source.textContent);
+  const { picture, strip } = drawingOf(boxes, pictures, grids);
   const PER_PAGE = 10;
   const $ = (id) => document.getElementById(id);
   const controls = {

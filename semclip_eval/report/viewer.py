@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from semclip_eval.models.transformers.layout import padded_square
 from semclip_eval.report.comparisons import Comparison
 from semclip_eval.report.gallery import draw_order, identity_of, letter, same_question, shortened, truth_text
 from semclip_eval.report.lines import Line, focus
@@ -26,7 +27,8 @@ LARGEST_PICTURE = 24_000
 PICTURES = 2000
 LONGEST_PROMPT = 4000
 LONGEST_ANSWER = 1000
-# The family whose visual tokens of a view are a square grid over the padded view (llava.py, `_token_boxes`).
+# The family whose visual tokens of a view are a square grid over the padded view (llava.py, `_token_boxes`): records of
+# earlier versions do not say where tokens lie.
 SQUARE_GRID = "semclip_eval.models.transformers.llava.Llava15"
 
 
@@ -54,15 +56,16 @@ def viewer(
     shown = [(number, *pair) for number, pair in enumerate(found, start=1) if pair[0].shared("mode") == "accuracy"]
     if not shown:
         return None
-    boxes = _Shared()
+    boxes, grids = _Shared(), _Shared()
     sections = [
-        _Section(number, comparison, list(rows), styles, boxes, _images(rows, sources))
+        _Section(number, comparison, list(rows), styles, boxes, grids, _images(rows, sources))
         for number, comparison, rows in shown
     ]
     pictures = _Pictures(sections, most_pictures)
     data: dict[str, Any] = {
         "sections": [section.data(pictures) for section in sections],
         "boxes": boxes.values,
+        **({"grids": grids.values} if grids.values else {}),
         "pictures": pictures.encoded,
     }
     questions = [question for section in data["sections"] for question in section["questions"]]
@@ -82,11 +85,14 @@ class _Shared:
     """Gives equal lists of boxes one number."""
 
     def __init__(self) -> None:
-        self.values: list[list[int]] = []
-        self._numbers: dict[tuple[int, ...], int] = {}
+        self.values: list[list[float]] = []
+        self._numbers: dict[tuple[float, ...], int] = {}
 
     def number(self, boxes: Sequence[Sequence[int]]) -> int:
-        flat = tuple(int(value) for box in boxes for value in box)
+        return self.number_of([int(value) for box in boxes for value in box])
+
+    def number_of(self, values: Sequence[float]) -> int:
+        flat = tuple(values)
         if flat not in self._numbers:
             self._numbers[flat] = len(self.values)
             self.values.append(list(flat))
@@ -102,6 +108,7 @@ class _Section:
     rows: list[Line]
     styles: Mapping[str, Style]
     boxes: _Shared
+    grids: _Shared
     images: Images | str
 
     def image_keys(self) -> dict[str, list[tuple[bool, str]]]:
@@ -153,7 +160,6 @@ class _Section:
             "colour": style.colour,
             "path": style.path,
             **({"hollow": True} if style.hollow else {}),
-            **({"square": True} if line.run.config["model"].get("_target_") == SQUARE_GRID else {}),
         }
 
     def _question(
@@ -178,7 +184,10 @@ class _Section:
             "size": sizes[0] if sizes else None,
             "targets": record["target_boxes"],
             "prompt": self._prompt(identity, record),
-            "answers": [None if other is None else self._answer(other) for other in of_run],
+            "answers": [
+                None if other is None else self._answer(other, line)
+                for other, line in zip(of_run, self.rows, strict=True)
+            ],
         }
         return {key: value for key, value in question.items() if value not in (None, "", [])}
 
@@ -192,8 +201,9 @@ class _Section:
             return ""
         return "" if text == record["question"] else printable(shortened(text, LONGEST_PROMPT))
 
-    def _answer(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def _answer(self, record: Mapping[str, Any], line: Line) -> dict[str, Any]:
         error, cost, choice = record["error"] or {}, record.get("cost") or {}, record["choice"]
+        grids = token_grids(record, is_square=line.run.config["model"].get("_target_") == SQUARE_GRID)
         answer = {
             "status": record["status"] if record["status"] != "ok" else None,
             "score": _short(record["score"]),
@@ -206,7 +216,10 @@ class _Section:
             "views": [self._view(view) for view in record["views"] or ()],
             "candidates": self._scored(record.get("candidates") or (), "psi"),
             "trace": self._trace(record.get("trace") or ()),
-            "kept": _kept(record),
+            "kept": [_bits(set(view), grid) for view, grid in zip(record["kept"], grids, strict=True)]
+            if grids
+            else None,
+            "grids": [self.grids.number_of([edge for grid in view for edge in grid]) for view in grids],
             "coverage": _short(record["target_coverage"]),
             "tokens": record["visual_tokens"],
             "encoded": record.get("encoded_tokens") if record.get("kept") else None,
@@ -304,25 +317,47 @@ def _chat(rows: Sequence[Line]) -> dict[str, str] | None:
     }
 
 
-def _kept(record: Mapping[str, Any]) -> list[str] | None:
-    """For each view the kept tokens of its square grid as a bit each, row by row, four to a hexadecimal digit.
+def token_grids(record: Mapping[str, Any], is_square: bool) -> list[list[list[float]]]:
+    """For each view the grids of its visual tokens (docs/files.md), in the view's pixels; none where nothing was
+    dropped, or where nobody knows where the tokens lie.
 
-    None where nothing was pruned, or where the tokens of a view are no square (beside one class token).
+    is_square: the model is LLaVA-1.5, whose tokens behind one class token at most are a square.
     """
-    kept, encoded = record.get("kept"), record.get("encoded_tokens")
-    if not kept or not encoded or encoded % len(kept):
-        return None
-    tokens = encoded // len(kept)
-    side = math.isqrt(tokens)
-    without_place = tokens - side * side
-    if without_place > 1:
-        return None
-    return [_bits({index - without_place for index in view}, side * side) for view in kept]
+    kept, encoded, views = record.get("kept"), record.get("encoded_tokens"), record["views"] or ()
+    if not kept or len(kept) != len(views):
+        return []
+    if all("token_grids" in view for view in views):
+        return [view["token_grids"] for view in views]
+    if not is_square or not encoded or encoded % len(kept):
+        return []
+    side = math.isqrt(encoded // len(kept))
+    first = encoded // len(kept) - side * side
+    if first > 1:
+        return []
+    return [[[first, side, side, side, *padded_square(*_size(view))]] for view in views]
 
 
-def _bits(indices: set[int], count: int) -> str:
+def _size(view: Mapping[str, Any]) -> tuple[int, int]:
+    """(width, height) of a recorded view in pixels."""
+    places = [part["place"] for part in view.get("parts") or ()]
+    if places:
+        return max(place[2] for place in places), max(place[3] for place in places)
+    left, top, right, bottom = view["box"]
+    return right - left, bottom - top
+
+
+def _bits(indices: set[int], grids: Sequence[Sequence[float]]) -> str:
+    """A bit for each cell of the grids, set where its token was kept, four to a hexadecimal digit."""
+    cells = [
+        int(first + row * step + column) in indices
+        for first, rows, columns, step, *_ in grids
+        for row in range(int(rows))
+        for column in range(int(columns))
+    ]
+    cells += [False] * (-len(cells) % 4)
     return "".join(
-        f"{sum(1 << (3 - bit) for bit in range(4) if start + bit in indices):x}" for start in range(0, count, 4)
+        f"{sum(bit << (3 - place) for place, bit in enumerate(cells[start : start + 4])):x}"
+        for start in range(0, len(cells), 4)
     )
 
 

@@ -159,20 +159,25 @@ def read_run(folder: Path) -> Run:
                 "the same command that started a run finishes it."
             )
     row = read_summary(folder, SAME_COLUMNS)
-    records = {str(record["question_id"]): record for record in read_samples(folder)}
+    return as_run(folder, row, read_samples(folder), read_yaml(folder / CONFIG))
+
+
+def as_run(folder: Path, row: Mapping[str, str], lines: Sequence[Record], config: Any) -> Run:
+    """A finished run whose files are read already, checked as `read_run` does."""
+    records = {str(record["question_id"]): record for record in lines}
     for identity, record in records.items():
         missing = [key for key in (*SAME_KEYS, "status", "score", "cluster") if key not in record]
         if missing:
             raise DataError(f"{folder / SAMPLES}: the record of question {identity} has no `{missing[0]}`.")
     if not records:
         raise DataError(f"{folder / SAMPLES}: holds no records.")
-    return Run(folder, row, records, _benchmark(folder / CONFIG))
+    return Run(folder, row, records, _benchmark(folder / CONFIG, config))
 
 
-def _benchmark(path: Path) -> Benchmark:
-    """The benchmark object of a run, for its units; nothing of its data is read."""
+def _benchmark(path: Path, config: Any) -> Benchmark:
+    """The benchmark object of a run with the config of that path, for its units; nothing of its data is read."""
     try:
-        benchmark: Benchmark = build("benchmark", read_yaml(path)["benchmark"])
+        benchmark: Benchmark = build("benchmark", config["benchmark"])
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: names no benchmark ({' '.join(str(error).split())}).") from error
     except DataError:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from semclip_eval.models.insight import TokenBoxes
+
+# Pixels that two edges of neighbours may differ by and be one.
+SAME = 1e-3
 
 
 def grid(rows: int, columns: int, box: tuple[float, float, float, float]) -> np.ndarray:
@@ -39,6 +43,61 @@ def padded_square(width: int, height: int) -> tuple[float, float, float, float]:
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
     return -left, -top, side - left, side - top
+
+
+def grids_of(boxes: np.ndarray) -> list[list[float]]:
+    """Rectangles (tokens, 4) as the grids that they are, for a record: the inverse of what this module builds.
+
+    Each grid is [first token, rows, columns, tokens from one row's first to the next's, left, top, right, bottom], in
+    pixels of the view to the hundredth. Tokens without a place (NaN) are in none.
+    """
+    has_place = ~np.isnan(boxes[:, 0])
+    joined = np.zeros(len(boxes), dtype=bool)
+    before, after = boxes[:-1], boxes[1:]
+    with np.errstate(invalid="ignore"):
+        shift = after - before
+        joined[1:] = np.all(np.abs(shift[:, [1, 3]]) < SAME, axis=1) & np.all(
+            np.abs(shift[:, [0, 2]] - (before[:, 2] - before[:, 0])[:, None]) < SAME, axis=1
+        )
+    firsts = np.flatnonzero(has_place & ~joined)
+    ends = np.flatnonzero(has_place & ~np.append(joined[1:], False)) + 1
+    grids: list[_Grid] = []
+    for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
+        row = (*boxes[first, :2].tolist(), *boxes[end - 1, 2:].tolist())
+        if not (grids and grids[-1].takes(first, end - first, row)):
+            grids.append(_Grid(first, end - first, row))
+    return [grid.as_list() for grid in grids]
+
+
+@dataclass
+class _Grid:
+    """Rows of one size, each right below the last: what `grids_of` writes."""
+
+    first: int
+    columns: int
+    box: tuple[float, float, float, float]
+    rows: int = 1
+    step: int = 0
+
+    def takes(self, first: int, columns: int, row: tuple[float, float, float, float]) -> bool:
+        """Make this row the grid's next one, where it is."""
+        left, top, right, bottom = self.box
+        step, height = first - self.first - (self.rows - 1) * self.step, (bottom - top) / self.rows
+        due = (left, bottom, right, bottom + height)
+        if columns != self.columns or (self.rows > 1 and step != self.step):
+            return False
+        if any(abs(one - other) >= SAME for one, other in zip(due, row, strict=True)):
+            return False
+        self.box, self.rows, self.step = (left, top, right, row[3]), self.rows + 1, step
+        return True
+
+    def as_list(self) -> list[float]:
+        return [self.first, self.rows, self.columns, self.step or self.columns, *map(_hundredth, self.box)]
+
+
+def _hundredth(edge: float) -> float:
+    value = round(edge, 2)
+    return int(value) if value.is_integer() else value
 
 
 def token_boxes(
