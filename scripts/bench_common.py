@@ -6,6 +6,7 @@ CPU seconds of one thread, not wall time: what else runs on the machine counts l
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import time
@@ -36,6 +37,11 @@ torch.set_num_threads(1)
 def load_mini_psi(**keys: Any) -> Any:
     """The miniature's ψ; by default nothing may be known of a crop from an earlier round."""
     return load_psi("mini_clip", profile="mini", device="cpu", **{"cache_images": 0, "store_mib": 0, **keys})
+
+
+# Composing a config is no part of a question.
+_selector = functools.cache(load_selector)
+_crops = functools.cache(functools.partial(load_crops, "grid4x4", profile="mini"))
 
 
 @dataclass
@@ -82,8 +88,8 @@ class Parts:
         crops: keys of the crop scheme, a grid of 4 x 4 by default. forget: what the models kept of earlier questions.
         """
         run = RunConfig(device="cpu", dtype="float32", batch_size=batch_size, num_workers=0)
-        chooser = load_selector(selector)
-        scheme = load_crops("grid4x4", profile="mini", **crops) if "candidates" in chooser.needs else None
+        chooser = _selector(selector)
+        scheme = _crops(**crops) if "candidates" in chooser.needs else None
         psi = self.psi if "psi" in chooser.needs else None
         if forget:
             self.vlm.reset()
