@@ -74,7 +74,7 @@ def import_transformers() -> Any:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Within it, no garbage is collected: what an import makes stays, and looking through it takes a fifth of its time."""
+    """Within it, no garbage is collected: what an import makes stays, and looking through it takes long."""
     collects = gc.isenabled()
     gc.disable()
     try:
