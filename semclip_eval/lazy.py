@@ -17,7 +17,6 @@ imports its library when it is called.
 from __future__ import annotations
 
 import functools
-import gc
 import importlib
 import importlib.util
 import sys
@@ -55,7 +54,7 @@ class Library:
     def _module(self) -> ModuleType:
         if (module := sys.modules.get(self._name)) is not None:
             return module
-        with uncollected(), seldom_called_deferred():
+        with seldom_called_deferred():
             return importlib.import_module(self._name)
 
 
@@ -66,22 +65,10 @@ def library(name: str) -> Any:
 
 def import_transformers() -> Any:
     """The library with what every model's module imports, and without what is seldom called."""
-    with uncollected(), seldom_called_deferred():
+    with seldom_called_deferred():
         import transformers
         import transformers.modeling_utils
     return transformers
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Within it, no garbage is collected: what an import makes stays, and looking through it takes long."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @contextmanager
