@@ -11,7 +11,7 @@ PEER ?= $(BIN)/python
 LIMIT ?= null
 SWEEP = $(BIN)/semclip-eval -m 'benchmark=glob(*,exclude=custom)' selector=$(MAIN_SELECTORS) run.limit=$(LIMIT) run.output_dir=$(RESULTS)
 
-.PHONY: help demo test test-slow lint install regression baseline bench-scaling bench-peer sweep sweep-mini clean
+.PHONY: help demo test test-slow lint install regression baseline bench-throughput bench-pipeline bench-scaling bench-peer sweep sweep-mini clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,12 @@ regression: install  ## a small split of every miniature benchmark against resul
 
 baseline: install  ## write results/baselines/mini.csv anew (after a change that is meant to move it)
 	$(BIN)/python scripts/regression.py --write
+
+bench-throughput: install  ## against a naive loop and pure model time, with V*'s image size (a quarter of an hour)
+	$(BIN)/python scripts/bench_throughput.py
+
+bench-pipeline: install  ## how busy a (simulated) accelerator is kept
+	$(BIN)/python scripts/bench_pipeline.py
 
 bench-scaling: install  ## how time and memory grow: questions, candidates, megapixels (half an hour)
 	$(BIN)/python scripts/bench_scaling.py

@@ -6,7 +6,6 @@ CPU seconds of one thread, not wall time: what else runs on the machine counts l
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import os
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from semclip_eval.answers.batching import questions_at_once
 from semclip_eval.answers.pipeline import Pipeline
 from semclip_eval.api import load_crops, load_psi, load_selector, load_vlm
 from semclip_eval.benchmarks.base import Benchmark
@@ -39,19 +39,30 @@ def load_mini_psi(**keys: Any) -> Any:
     return load_psi("mini_clip", profile="mini", device="cpu", **{"cache_images": 0, "store_mib": 0, **keys})
 
 
-# Composing a config is no part of a question.
-_selector = functools.cache(load_selector)
-_crops = functools.cache(functools.partial(load_crops, "grid4x4", profile="mini"))
+def load_mini_vlm(**keys: Any) -> Any:
+    """The miniature's VLM."""
+    return load_vlm("mini_llava", profile="mini", device="cpu", **keys)
 
 
 @dataclass
 class Parts:
     """The models, loaded once for all sides, and the CPU seconds spent inside them."""
 
-    vlm: Any = field(default_factory=lambda: load_vlm("mini_llava", profile="mini", device="cpu"))
+    vlm: Any = field(default_factory=lambda: load_mini_vlm())
     psi: Any = field(default_factory=load_mini_psi)
     inside: float = 0.0
     scoring: float = 0.0
+    # Made once, as a run makes them: composing a configuration is no part of asking.
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def scheme(self, **crops: int) -> Any:
+        """A grid of crops, of 4 x 4 by default."""
+        return self._once(f"crops {crops}", lambda: load_crops("grid4x4", profile="mini", **crops))
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -81,15 +92,16 @@ class Parts:
         return timed
 
     def ask(
-        self, benchmark: Benchmark, selector: str, batch_size: int, forget: bool = True, **crops: int
+        self, benchmark: Benchmark, selector: str, batch_size: int | None = None, forget: bool = True, **crops: int
     ) -> list[Record]:
         """The records of all questions of a benchmark, through the product's pipeline without threads.
 
-        crops: keys of the crop scheme, a grid of 4 x 4 by default. forget: what the models kept of earlier questions.
+        batch_size: None for what `run.batch_size=auto` settles on. crops: keys of the crop scheme, a grid of 4 x 4 by
+        default. forget: what the models kept of earlier questions.
         """
-        run = RunConfig(device="cpu", dtype="float32", batch_size=batch_size, num_workers=0)
-        chooser = _selector(selector)
-        scheme = _crops(**crops) if "candidates" in chooser.needs else None
+        run = RunConfig(device="cpu", dtype="float32", batch_size=batch_size or "auto", num_workers=0)
+        chooser = self._once(f"selector {selector}", lambda: load_selector(selector))
+        scheme = self.scheme(**crops) if "candidates" in chooser.needs else None
         psi = self.psi if "psi" in chooser.needs else None
         if forget:
             self.vlm.reset()
@@ -97,7 +109,8 @@ class Parts:
                 psi.reset()
         pipeline = Pipeline(benchmark, chooser, scheme, psi, self.vlm, run, PSI_READS)
         questions = benchmark.questions()
-        blocks = [questions[start : start + batch_size] for start in range(0, len(questions), batch_size)]
+        size = batch_size or questions_at_once(pipeline, questions)
+        blocks = [questions[start : start + size] for start in range(0, len(questions), size)]
         return [record for block in blocks for record in pipeline.ask(block)]
 
 

@@ -7,8 +7,8 @@ refuses to score options), by default this one; where it has not, one line says 
 questions are a task of lmms-eval's own kind, over a Parquet file: `loglikelihood` of every option, and `generate_until`
 of the published lettered question. Both sides show the overview, which is all that lmms-eval knows, and take turns
 (A B A B); CPU seconds of one thread each, medians over the rounds, the first of which only warms up. lmms-eval: the
-whole `simple_evaluate`, and the part in its model's own methods. llava_hf asks one question at a time; so does the
-product with its default (`run.batch_size=1`), and eight with `run.batch_size=8`.
+whole `simple_evaluate`, and the part in its model's own methods. llava_hf asks one question at a time; the product is
+asked with its defaults (`run.batch_size=auto`), and one at a time too.
 
 Writes `peer.csv` and `peer_environment.json`.
 """
@@ -65,9 +65,9 @@ def score(doc, results):
 HEADINGS = {
     "protocol": "protocol", "same_answers": "same answers", "same_losses": "same losses", "questions": "of",
     "lmms_ms": "lmms-eval ms", "lmms_model_ms": "its model's part", "product_ms": "product ms",
-    "batch8_ms": "batch 8 ms",
-    "over_lmms": "over lmms-eval", "batch8_over_lmms": "batch 8", "over_lmms_model": "over its model's part",
-    "batch8_over_lmms_model": "batch 8 over that",
+    "batch1_ms": "batch 1 ms",
+    "over_lmms": "over lmms-eval", "batch1_over_lmms": "batch 1", "over_lmms_model": "over its model's part",
+    "batch1_over_lmms_model": "batch 1 over that",
 }  # fmt: skip
 
 
@@ -200,12 +200,12 @@ def cell(parts: Parts, peer: Peer, protocol: str, benchmark: Benchmark, rounds: 
     """CPU milliseconds a question of each side, the ratios, and how many answers are the same."""
     questions = benchmark.questions()
     parts.ask(benchmark, "no_crop", 1)
-    seconds: dict[str, list[float]] = {name: [] for name in ("lmms", "lmms_model", "product", "batch8")}
+    seconds: dict[str, list[float]] = {name: [] for name in ("lmms", "lmms_model", "product", "batch1")}
     same, same_losses = 0, None
     for number in range(rounds + 1):
         answer = peer.ask(protocol)
         sides = {"lmms": answer["seconds"], "lmms_model": answer["model_seconds"]}
-        for name, batch_size in (("product", 1), ("batch8", 8)):
+        for name, batch_size in (("product", None), ("batch1", 1)):
             start = time.process_time()
             records = parts.ask(benchmark, "no_crop", batch_size)
             sides[name] = time.process_time() - start
@@ -223,9 +223,9 @@ def cell(parts: Parts, peer: Peer, protocol: str, benchmark: Benchmark, rounds: 
         "same_losses": same_losses,
         **{f"{name}_ms": round(value, 2) for name, value in ms.items()},
         "over_lmms": round(ms["lmms"] / ms["product"], 2),
-        "batch8_over_lmms": round(ms["lmms"] / ms["batch8"], 2),
+        "batch1_over_lmms": round(ms["lmms"] / ms["batch1"], 2),
         "over_lmms_model": round(ms["lmms_model"] / ms["product"], 2),
-        "batch8_over_lmms_model": round(ms["lmms_model"] / ms["batch8"], 2),
+        "batch1_over_lmms_model": round(ms["lmms_model"] / ms["batch1"], 2),
     }
 
 

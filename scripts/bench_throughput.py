@@ -2,12 +2,12 @@
 
     python scripts/bench_throughput.py [--output FOLDER] [--questions N] [--rounds R]
 
-The naive loop is what one writes with transformers and open_clip in an afternoon: a question after the other, its
-image opened and scored by ψ, its views through the processor, and the whole prompt again for each option. The product
-asks the same questions through its pipeline with the defaults (`run.batch_size=1`) and with `run.batch_size=8`. Pure
-model time is the part of the product's own time inside ψ's and the VLM's networks. All are CPU seconds of one thread
-of one process, in turn (A B C A B C), medians over the rounds; the first round only warms up. Every cell first checks
-that the loop and the product choose the same crops and the same options.
+The naive loop is what one writes with transformers and open_clip in an afternoon: a question after the other, its image
+opened and scored by ψ, its views through the processor, and the whole prompt again for each option. The product asks
+the same questions through its pipeline with the defaults (`run.batch_size=auto`), with `run.batch_size=1`, and with the
+defaults and `resize_with=torch`. Pure model time is the part of each side's own time inside ψ's and the VLM's networks.
+All are CPU seconds of one thread of one process, in turn (A B C D A B C D), medians over the rounds; the first round
+only warms up. Every cell first checks that loop and product choose the same options.
 
 Two image sizes: the miniature's own 504 px and the same scenes enlarged to 2016 px (4 megapixels, V*'s).
 """
@@ -23,10 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_common import PSI_READS, Parts, enlarged, markdown, write_environment, write_rows
+from bench_common import (
+    PSI_READS,
+    Parts,
+    enlarged,
+    load_mini_psi,
+    load_mini_vlm,
+    markdown,
+    write_environment,
+    write_rows,
+)
 from PIL import Image
 
-from semclip_eval.api import load_crops
 from semclip_eval.benchmarks.vstar import VStar
 from semclip_eval.console import notice, out
 from semclip_eval.models.transformers.prompts import CONVERSATIONS
@@ -37,10 +45,13 @@ from semclip_eval.types import Answer, Question
 SELECTORS = ("no_crop", "semclip", "full_crop")
 PROTOCOLS = ("likelihood", "letter")
 SIZES = {"504 px": 1, "2016 px": 4}
+# Columns for a side of each cell: its short name and what the table calls it.
+SIDES = {"naive": "naive loop", "product": "defaults", "batch1": "batch 1", "torch": "torch's resize"}
 HEADINGS = {
     "size": "images", "protocol": "protocol", "selector": "selector", "naive_ms": "naive ms",
-    "product_ms": "product ms", "product_over_naive": "over naive", "batch8_over_naive": "batch 8 over naive",
-    "model_share_naive": "in the models: naive", "model_share_product": "product", "model_share_batch8": "batch 8",
+    **{f"{side}_ms": f"{name} ms" for side, name in SIDES.items() if side != "naive"},
+    **{f"{side}_over_naive": f"{name} over naive" for side, name in SIDES.items() if side != "naive"},
+    **{f"{side}_model_share": f"in the models: {name}" for side, name in SIDES.items()},
 }  # fmt: skip
 
 
@@ -50,15 +61,18 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="where table and images go")
     parser.add_argument("--questions", type=int, default=24, help="questions of a cell")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
+    parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=tuple(SIZES), help="image sizes")
+    parser.add_argument("--selectors", nargs="+", choices=SELECTORS, default=SELECTORS, help="selectors")
     chosen = parser.parse_args()
     chosen.output.mkdir(parents=True, exist_ok=True)
-    parts = Parts()
+    parts = {way: Parts(load_mini_vlm(resize_with=way), load_mini_psi(resize_with=way)) for way in ("pillow", "torch")}
     rows = []
-    for size, factor in SIZES.items():
+    for size in chosen.sizes:
+        factor = SIZES[size]
         folder = enlarged(chosen.output / "images", factor, chosen.questions)
         for protocol in PROTOCOLS:
             benchmark = VStar(path=str(folder), protocol=protocol)
-            for selector in SELECTORS:
+            for selector in chosen.selectors:
                 notice(f"{size}, {protocol}, {selector}")
                 rows.append({"size": size, "protocol": protocol, "selector": selector}
                             | cell(parts, benchmark, selector, chosen.rounds))  # fmt: skip
@@ -70,42 +84,42 @@ def main() -> int:
     return 0
 
 
-def cell(parts: Parts, benchmark: VStar, selector: str, rounds: int) -> dict[str, Any]:
+def cell(parts: dict[str, Parts], benchmark: VStar, selector: str, rounds: int) -> dict[str, Any]:
     """CPU seconds a question of each side and the ratios between them."""
     questions = benchmark.questions()
+    usual = parts["pillow"]
 
-    def product(batch_size: int) -> list[int | None]:
-        return [record.choice for record in parts.ask(benchmark, selector, batch_size)]
+    def product(batch_size: int | None, way: str = "pillow") -> list[int | None]:
+        return [record.choice for record in parts[way].ask(benchmark, selector, batch_size)]
 
     sides: dict[str, Callable[[], list[int | None]]] = {
-        "naive": lambda: naive(parts, benchmark, questions, selector),
-        "product": lambda: product(1),
-        "product, batch 8": lambda: product(8),
+        "naive": lambda: naive(usual, benchmark, questions, selector),
+        "product": lambda: product(None),
+        "batch1": lambda: product(1),
+        "torch": lambda: product(None, "torch"),
     }
     answers = {name: side() for name, side in sides.items()}  # the round that warms up
+    by_torch = answers.pop("torch")
     if len({tuple(choices) for choices in answers.values()}) > 1:
         raise SystemExit(f"{selector}: the sides do not choose the same options: {answers}")
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     shares: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
-            parts.inside = 0.0
+            watched = parts["torch" if name == "torch" else "pillow"]
+            watched.inside = 0.0
             start = time.process_time()
-            with parts.watched():
+            with watched.watched():
                 side()
             spent = time.process_time() - start
             seconds[name].append(spent / len(questions))
-            shares[name].append(parts.inside / spent)
+            shares[name].append(watched.inside / spent)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        "naive_ms": round(1000 * median["naive"], 2),
-        "product_ms": round(1000 * median["product"], 2),
-        "batch8_ms": round(1000 * median["product, batch 8"], 2),
-        "product_over_naive": round(median["naive"] / median["product"], 2),
-        "batch8_over_naive": round(median["naive"] / median["product, batch 8"], 2),
-        "model_share_naive": round(statistics.median(shares["naive"]), 2),
-        "model_share_product": round(statistics.median(shares["product"]), 2),
-        "model_share_batch8": round(statistics.median(shares["product, batch 8"]), 2),
+        **{f"{name}_ms": round(1000 * value, 2) for name, value in median.items()},
+        **{f"{name}_over_naive": round(median["naive"] / median[name], 2) for name in sides if name != "naive"},
+        **{f"{name}_model_share": round(statistics.median(shares[name]), 2) for name in sides},
+        "torch_same_choices": sum(ours == one for ours, one in zip(by_torch, answers["naive"], strict=True)),
     }
 
 
@@ -118,7 +132,7 @@ def naive(parts: Parts, benchmark: VStar, questions: Sequence[Question], selecto
 def _naive_answer(parts: Parts, benchmark: VStar, question: Question, selector: str) -> int | None:
     image = question.load_image()
     views = [image]
-    boxes = load_crops("grid4x4", profile="mini").candidates(image.width, image.height)
+    boxes = parts.scheme().candidates(image.width, image.height)
     if selector == "full_crop":
         views += [image.crop(box) for box in boxes]
     elif selector == "semclip":

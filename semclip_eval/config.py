@@ -61,28 +61,29 @@ class RunConfig:
 
     limit: first N questions, stratified over categories (null: all). seed: of every random choice. device: `auto`,
     `cpu`, `cuda` or `cuda:N`. dtype: `auto` is bfloat16 on CUDA and float32 elsewhere. batch_size: questions in one
-    forward pass (accuracy mode). mode: `accuracy` or `latency`. warmup: questions asked before the clock counts, and
-    new_tokens: number of tokens that every generation makes (both in latency mode). num_workers: threads that load and
-    prepare images ahead (accuracy mode; 0 for none). max_error_rate: fraction of questions that may end in an error
-    before the run counts as failed. retry_errors: ask the questions that ended in an error again. workers: models that
-    answer side by side, a number or `auto` (one for each CUDA device, or one; accuracy mode). executor: where they are,
-    `local` (processes of this machine) or `ray` (Ray actors). gpus_per_worker: 1, more (with model.device_map=auto) or
-    1/N for N workers on a device. worker_timeout_s: for loading a model and for each block, before a worker counts as
-    hung (null: never). track: the trackers that a finished run is written to (`semclip_eval.trackers`).
+    forward pass (accuracy mode), `auto` by what the model has room for (`answers.batching`). mode: `accuracy` or
+    `latency`. warmup: questions asked before the clock counts, and new_tokens: number of tokens that every generation
+    makes (both in latency mode). num_workers: threads that load and prepare images ahead (accuracy mode; 0 for none),
+    `auto` for as many as the cores allow. max_error_rate: fraction of questions that may end in an error before the run
+    counts as failed. retry_errors: ask the questions that ended in an error again. workers: models that answer side by
+    side, a number or `auto` (one for each CUDA device, or one; accuracy mode). executor: where they are, `local`
+    (processes of this machine) or `ray` (Ray actors). gpus_per_worker: 1, more (with model.device_map=auto) or 1/N for
+    N workers on a device. worker_timeout_s: for loading a model and for each block, before a worker counts as hung
+    (null: never). track: the trackers that a finished run is written to (`semclip_eval.trackers`).
     """
 
     limit: int | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
-    batch_size: int = 1
+    batch_size: int | str = "auto"
     mode: str = "accuracy"
     warmup: int = 5
     new_tokens: int = 16
     output_dir: str = "results"
     resume: bool = True
     retry_errors: bool = False
-    num_workers: int = 2
+    num_workers: int | str = "auto"
     max_error_rate: float = 0.01
     executor: str = "local"
     workers: int | str = 1
@@ -91,15 +92,21 @@ class RunConfig:
     track: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("seed", "batch_size", "warmup", "new_tokens", "num_workers"):
+        for name in ("seed", "warmup", "new_tokens"):
             _whole_number(name, getattr(self, name))
         if self.limit is not None:
             _whole_number("limit", self.limit)
             if self.limit < 1:
                 raise ConfigError(f"run.limit={self.limit}: must be at least 1 (run.limit=null asks all questions).")
-        for name, least in (("batch_size", 1), ("warmup", 0), ("new_tokens", 1), ("num_workers", 0)):
+        for name, least in (("warmup", 0), ("new_tokens", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"run.{name}={getattr(self, name)}: must be at least {least}.")
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            value = getattr(self, name)
+            if value != "auto":
+                _whole_number(name, value)
+                if value < least:
+                    raise ConfigError(f"run.{name}={value}: must be at least {least}, or auto.")
         if self.mode not in UNUSED_KEYS:
             raise ConfigError(f"run.mode={self.mode}: must be {' or '.join(UNUSED_KEYS)}.")
         if self.dtype not in ("auto", *DTYPES):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -60,6 +61,12 @@ def driver_devices() -> tuple[int, int] | None:
     if any(call() != 0 for call in calls):
         return None
     return version.value // 1000, count.value
+
+
+def reading_threads() -> int:
+    """Threads that read images ahead for one model: the process's cores, shared by the CUDA devices; 2 to 8 of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(2, cores // max(1, cuda_device_count())))
 
 
 def detected_profile() -> str:

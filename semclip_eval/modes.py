@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from semclip_eval.devices import reading_threads
+
 if TYPE_CHECKING:
     from semclip_eval.config import RunConfig
     from semclip_eval.types import Prompt
@@ -18,13 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mode:
-    """batch_size: questions in a block. threads: that read and prepare ahead. keeps: may what was computed for
-    one question serve another? times: does the clock run? forced_tokens: number of tokens of every generated answer,
-    None for as many as the model wants. warmup: questions asked before the clock counts.
+    """batch_size: questions in a block; None where that is settled when the model is there (`auto`). threads: that read
+    and prepare ahead. keeps: may what was computed for one question serve another? times: does the clock run?
+    forced_tokens: number of tokens of every generated answer, None for as many as the model wants. warmup: questions
+    asked before the clock counts.
     """
 
     name: str
-    batch_size: int
+    batch_size: int | None
     threads: int
     keeps: bool
     times: bool
@@ -50,7 +53,9 @@ def mode_of(run: RunConfig) -> Mode:
     """The mode that `run.mode` names, with the run's own numbers."""
     if run.mode == "latency":
         return Mode("latency", 1, 0, keeps=False, times=True, forced_tokens=run.new_tokens, warmup=run.warmup)
-    return Mode("accuracy", run.batch_size, run.num_workers, keeps=True, times=False, forced_tokens=None, warmup=0)
+    threads = reading_threads() if run.num_workers == "auto" else int(run.num_workers)
+    size = None if run.batch_size == "auto" else int(run.batch_size)
+    return Mode("accuracy", size, threads, keeps=True, times=False, forced_tokens=None, warmup=0)
 
 
 def identity_of(section: Mapping[str, Any], left_out: tuple[str, ...]) -> dict[str, Any]:

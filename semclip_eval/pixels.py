@@ -16,6 +16,9 @@ from PIL import Image
 if TYPE_CHECKING:
     import torch
 
+# What resizes (`resize_with`), and the filters that both have, by Pillow's numbers.
+RESIZERS = ("pillow", "torch")
+FILTERS = {int(Image.Resampling.BICUBIC): "bicubic", int(Image.Resampling.BILINEAR): "bilinear"}
 Preprocess = Callable[[Image.Image], "torch.Tensor"]
 
 
@@ -26,8 +29,8 @@ def value_table(normalise: Preprocess) -> np.ndarray:
     return np.ascontiguousarray(values)
 
 
-def looked_up(values: np.ndarray, image: Image.Image) -> torch.Tensor:
-    """Float32 (3, height, width) of an RGB image by its table."""
+def looked_up(values: np.ndarray, image: Image.Image | np.ndarray) -> torch.Tensor:
+    """Float32 (3, height, width) of an RGB image, or its uint8 (height, width, 3), by its table."""
     import torch
 
     pixels = np.asarray(image)
@@ -35,6 +38,21 @@ def looked_up(values: np.ndarray, image: Image.Image) -> torch.Tensor:
     for number in range(3):
         np.take(values[number], pixels[..., number], out=channels[number], mode="clip")
     return torch.from_numpy(channels)
+
+
+def torch_resized(image: Image.Image, side: int, resample: int) -> np.ndarray:
+    """An RGB image on a square of `side` pixels, uint8 (side, side, 3), by torch's resize for bytes.
+
+    The same filter as Pillow's, antialiased, several times as fast on a CPU with AVX2; about two values in a thousand
+    come out one grey level off. resample: Pillow's number of the filter, one of `FILTERS`.
+    """
+    import torch
+
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(
+        pixels, size=(side, side), mode=FILTERS[resample], antialias=True, align_corners=False
+    )
+    return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
 
 
 def same_bits(first: Preprocess, second: Preprocess, sizes: Iterable[tuple[int, int]]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,13 @@ def _require_whole(plan: Plan) -> None:
 def _ask_what_is_left(plan: Plan) -> None:
     done = records_so_far(plan)
     mode = mode_of(plan.run)
-    blocks = [block for block in _blocks(plan, mode) if any(question.id not in done for question in block)]
     layout = layout_of(plan.run, plan.config["model"])
-    with _answers(plan, mode, layout, len(blocks)) as answers:
+    # No more workers than blocks; how large these are a model of their own says.
+    most = -(-(len(plan.questions) - len(done)) // (mode.batch_size or 1))
+    with _answers(plan, mode, layout, most) as answers:
         environment = begin(plan, mode, answers, resumed=bool(done))
+        mode = replace(mode, batch_size=environment["batch_size"])
+        blocks = [block for block in _blocks(plan, mode) if any(question.id not in done for question in block)]
         start = time.perf_counter()
         asked = _ask(answers, plan, blocks, done)
         wall_s = time.perf_counter() - start
@@ -245,7 +248,7 @@ def _ask(answers: Answers, plan: Plan, blocks: Sequence[list[Question]], done: M
 
 
 def _blocks(plan: Plan, mode: Mode) -> list[list[Question]]:
-    size = mode.batch_size
+    size = mode.batch_size or 1
     return [plan.questions[start : start + size] for start in range(0, len(plan.questions), size)]
 
 

@@ -51,8 +51,10 @@ def test_a_language_model_of_one_layer_by_hand() -> None:
     assert flops.decode_tokens(text, 3, 3) == 2 * (64 + 32 + 144 + 80) + 4 * 4 * (4 + 5)
     assert flops.decode_tokens(text, 3, 1) == 0
     # Options of 3 and 2 tokens: two rows of two tokens, each attending to 3 + 2.
-    assert flops.decode_options(text, 3, [3, 2]) == 4 * (64 + 32 + 144 + 80) + 4 * 4 * 4 * 5
-    assert flops.decode_options(text, 3, [1, 1]) == 0
+    # Copies: two options padded to two tokens each, which read five. Beside each other: three tokens that read six.
+    assert flops.decode_options(text, 3, [3, 2], False) == 4 * (64 + 32 + 144 + 80) + 4 * 4 * 4 * 5
+    assert flops.decode_options(text, 3, [3, 2], True) == 3 * (64 + 32 + 144 + 80) + 4 * 4 * 3 * 6
+    assert flops.decode_options(text, 3, [1, 1], False) == flops.decode_options(text, 3, [1, 1], True) == 0
 
 
 def test_towers_by_hand() -> None:

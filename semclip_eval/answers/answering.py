@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from semclip_eval.answers.recording import Item
-from semclip_eval.answers.sources import Asker
+from semclip_eval.answers.ahead import Ahead
 from semclip_eval.environment import describe
 from semclip_eval.measure.ceilings import known as known_ceilings
 from semclip_eval.measure.energy import DeviceCounters, energy_between
@@ -33,7 +31,10 @@ class Closing:
 
 
 class Answers(ABC):
-    """Ready to answer: models are loaded. `described` are versions, machine and device (`environment.describe`)."""
+    """Ready to answer: models are loaded.
+
+    described: versions, machine and device (`environment.describe`), and `batch_size`, the questions of a block.
+    """
 
     described: Mapping[str, Any]
 
@@ -59,6 +60,7 @@ class OwnProcess(Answers):
         ceilings = known_ceilings(plan.run.device, plan.run.dtype) if mode.times else None
         self.described = {
             **describe(plan.run.device),
+            "batch_size": self._opened.batch_size,
             "ceilings": None if ceilings is None else asdict(ceilings),
             "device_state": self._counters.describe(),
         }
@@ -73,9 +75,17 @@ class OwnProcess(Answers):
 
     def answered(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
         before = self._counters.energy_j()
-        with ThreadPoolExecutor(self._threads) if self._threads else nullcontext() as executor:
-            yield from _answered(self._opened.asker, blocks, executor)
+        yield from self._records(blocks)
         self._energy_j = energy_between(before, self._counters.energy_j(), sum(map(len, blocks)))
+
+    def _records(self, blocks: Sequence[list[Question]]) -> Iterator[list[Record]]:
+        asker = self._opened.asker
+        if not self._threads:
+            yield from (asker.ask(block) for block in blocks)
+            return
+        with closing(Ahead(asker, self._threads)) as ahead:
+            for items in ahead.blocks(blocks):
+                yield asker.ask_loaded(items, ahead.executor)
 
     def closing(self) -> Closing:
         relevance = self._opened.relevance
@@ -86,17 +96,3 @@ class OwnProcess(Answers):
             "energy_j_mean": self._energy_j,
         }
         return Closing(measured, self._opened.notes(), truncations)
-
-
-def _answered(asker: Asker, blocks: Sequence[list[Question]], executor: Executor | None) -> Iterator[list[Record]]:
-    """The records of each block; with an executor, the next block's images are read while this one is answered."""
-    if executor is None:
-        for block in blocks:
-            yield asker.ask(block)
-        return
-    ahead: list[Future[Item]] = []
-    for number, block in enumerate(blocks):
-        current = ahead or [executor.submit(asker.load, question) for question in block]
-        following = blocks[number + 1] if number + 1 < len(blocks) else []
-        ahead = [executor.submit(asker.load, question) for question in following]
-        yield asker.ask_loaded([future.result() for future in current], executor)

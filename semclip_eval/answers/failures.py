@@ -1,37 +1,68 @@
-"""Which failure belongs to which question: a stage that fails for a batch is repeated question by question."""
+"""Which failure belongs to which question: a stage that fails for a batch is repeated for parts of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 from semclip_eval.answers.recording import Item
+from semclip_eval.console import notice
 from semclip_eval.errors import SemclipEvalError
 from semclip_eval.models.base import VLM
 from semclip_eval.models.transformers.memory import out_of_memory
 
+Stage = Callable[[list[Item]], None]
 
-def each_at_fault_alone(items: Sequence[Item], stage: Callable[[list[Item]], None], vlm: VLM, device: str) -> None:
-    """Run a stage for the items that have not failed yet; only those at fault end in an error.
 
-    Errors that are the whole run's fault (SemclipEvalError) go up. Where memory ran out, what was kept is let go of
-    before the questions are asked one by one.
+@dataclass
+class Attempts:
+    """Runs a stage for batches; only the questions at fault end in an error.
+
+    Errors that are the whole run's fault (SemclipEvalError) go up. Where memory ran out, what was kept is let go of,
+    halves are asked, and `most`, the questions that have room at once, holds for the batches that follow. After another
+    failure the questions are asked one by one. others: entered while questions are asked again, and nothing else
+    computes within it; a question that ran out of memory beside others is asked once more, so that its record does not
+    depend on who came first. None: nobody else computes.
     """
-    alive = [item for item in items if item.error is None]
-    if not alive:
-        return
-    try:
-        stage(alive)
-    except SemclipEvalError:
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            vlm.release_memory()
-        if len(alive) == 1:
-            alive[0].fail(error)
-        empty_device_cache(device, error)
-        if len(alive) > 1:
-            for item in alive:
-                each_at_fault_alone([item], stage, vlm, device)
+
+    vlm: VLM
+    device: str
+    others: AbstractContextManager[Any] | None = None
+    most: int | None = None
+
+    def run(self, items: Sequence[Item], stage: Stage) -> None:
+        """The stage for those items that have not failed yet."""
+        alive = [item for item in items if item.error is None]
+        size = self.most or max(1, len(alive))
+        for start in range(0, len(alive), size):
+            self._attempt(alive[start : start + size], stage, self.others)
+
+    def _attempt(self, batch: list[Item], stage: Stage, others: AbstractContextManager[Any] | None) -> None:
+        try:
+            stage(batch)
+            return
+        except SemclipEvalError:
+            raise
+        except Exception as error:
+            ran_out = out_of_memory(error)
+            if ran_out:
+                self.vlm.release_memory()
+            if len(batch) == 1 and not (ran_out and others is not None):
+                batch[0].fail(error)
+                empty_device_cache(self.device, error)
+                return
+            empty_device_cache(self.device, error)
+        half = (len(batch) + 1) // 2
+        if ran_out and len(batch) > 1:
+            self.most = min(half, self.most or half)
+            notice(f"{len(batch)} questions at once ran out of memory: from here on {self.most} are asked at once.")
+        with others if others is not None else nullcontext():
+            while batch:
+                size = min(self.most or half, half) if ran_out else 1
+                self._attempt(batch[:size], stage, None)
+                batch = batch[size:]
 
 
 def empty_device_cache(device: str, error: Exception) -> None:

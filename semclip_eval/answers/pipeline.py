@@ -7,15 +7,17 @@ question's error record (`failures`); errors that are the whole run's fault (Sem
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from concurrent.futures import Executor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from semclip_eval.answers.failures import each_at_fault_alone
+from semclip_eval.answers.failures import Attempts
 from semclip_eval.answers.offers import BenchmarkImages, TruthJudge
 from semclip_eval.answers.recording import Item, record_of
 from semclip_eval.benchmarks.base import Benchmark
+from semclip_eval.benchmarks.decoded import DECODED
 from semclip_eval.config import RunConfig
 from semclip_eval.errors import ConfigError, QuestionError, SemclipEvalError
 from semclip_eval.measure.stages import StageClock
@@ -72,12 +74,17 @@ class Pipeline:
             BenchmarkImages(benchmark) if "other_image" in needs else None,
         )
         self._asked = 0
+        # Held by whoever lets ψ and the selector compute.
+        self._choosing = threading.Lock()
+        self._selecting, self._answering = Attempts(vlm, run.device), Attempts(vlm, run.device)
 
     def load(self, question: Question) -> Item:
         """Read one image (a thread of its own may do this ahead)."""
         item = Item(question)
         try:
-            item.image = question.load_image()
+            with DECODED.shared(self.mode.keeps):
+                item.image = question.load_image()
+            item.image.load()  # a file that is opened lazily is decoded here, by one thread
         except SemclipEvalError:
             raise
         except Exception as error:
@@ -91,8 +98,29 @@ class Pipeline:
             items = [self.load(question) for question in questions]
         return self.ask_loaded(items, executor)
 
+    @property
+    def chooses_ahead(self) -> bool:
+        """May views be chosen while the VLM answers another block? Not where choosing or pruning needs it."""
+        has_own_psi = self.relevance is None or not self.relevance.needs_vlm
+        return self.tools.vlm is None and has_own_psi and not self.prunes
+
+    def choose(self, items: Sequence[Item], executor: Executor) -> list[Future[None]]:
+        """Choose the views of a loaded block that will be asked, and begin to prepare them in the executor's threads.
+
+        What fails here for a question or a batch is left as it is: `ask_loaded` tries again, and finds who is at fault.
+        """
+        alive = [item for item in items if item.error is None]
+        try:
+            self._choose(alive, executor, self._select)
+        except SemclipEvalError:
+            raise
+        except Exception as error:
+            error.__traceback__ = None  # its frames hold the images
+            return []
+        return [executor.submit(self._prepare, item) for item in alive]
+
     def ask_loaded(self, items: list[Item], executor: Executor | None = None) -> list[Record]:
-        """`ask` for items whose images are loaded."""
+        """`ask` for items whose images are loaded, and whose views may be chosen."""
         self._go_through(items, executor)
         return [self._record(item) for item in items]
 
@@ -105,16 +133,31 @@ class Pipeline:
     def _go_through(self, items: list[Item], executor: Executor | None = None) -> None:
         """All stages but load and score."""
         self.vlm.begin_block(keep=self.mode.keeps)
-        if self.relevance is not None:
-            self.relevance.watch(self.clock.stage)  # one ψ may serve several pipelines
-            self.relevance.begin_block(keep=self.mode.keeps)
-        with self.clock.stage("select"):
-            each_at_fault_alone(items, self._select, self.vlm, self.run.device)
-        with self.clock.stage("prepare"):
-            alive = [item for item in items if item.error is None]
-            for _ in executor.map(self._prepare, alive) if executor else map(self._prepare, alive):
-                pass
-        each_at_fault_alone(items, self._answer, self.vlm, self.run.device)
+        unready = [item for item in items if item.error is None and item.prepared is None]
+        if unready:
+            self._choose(unready, executor, lambda some: self._selecting.run(some, self._select))
+            with self.clock.stage("prepare"):
+                chosen = [item for item in unready if item.error is None]
+                for _ in executor.map(self._prepare, chosen) if executor else map(self._prepare, chosen):
+                    pass
+        self._answering.others = self._choosing if executor is not None and self.chooses_ahead else None
+        self._answering.run(items, self._answer)
+
+    def _choose(self, items: list[Item], executor: Executor | None, select: Callable[[list[Item]], None]) -> None:
+        """Let ψ and the selector compute for some items of a block, and for nobody else meanwhile."""
+        if not items:
+            return
+        with self._choosing:
+            if self.relevance is not None:
+                self.relevance.watch(self.clock.stage)  # one ψ may serve several pipelines
+                self.relevance.begin_block(keep=self.mode.keeps)
+                self.relevance.executor = executor
+            try:
+                with self.clock.stage("select"):
+                    select(items)
+            finally:
+                if self.relevance is not None:
+                    self.relevance.executor = None  # it may be closed before the next block
 
     def _record(self, item: Item) -> Record:
         is_scored = item.prompt is None or self.mode.scores(item.prompt)

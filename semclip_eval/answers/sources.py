@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from semclip_eval import session
+from semclip_eval.answers.ahead import ReadsAhead
+from semclip_eval.answers.batching import questions_at_once
 from semclip_eval.answers.pipeline import Pipeline
 from semclip_eval.answers.recording import Item
 from semclip_eval.answers.replay import Replay
@@ -39,24 +41,25 @@ LARGE_SIDE = 4096
 OPTIONAL = {"psi": "psi", "crops": "candidates"}
 
 
-class Asker(Protocol):
+class Asker(ReadsAhead, Protocol):
     """What asks blocks of questions."""
-
-    def load(self, question: Question) -> Item:
-        """Read what is needed ahead."""
 
     def ask(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Record]:
         """The records of a block, in its order."""
 
     def ask_loaded(self, items: list[Item], executor: Executor | None = None) -> list[Record]:
-        """`ask` for items that are loaded."""
+        """`ask` for items that are loaded, and may be chosen."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A source that is ready: `asker` asks; what ψ and the model have to say is asked for when all is done."""
+    """A source that is ready: `asker` asks; what ψ and the model have to say is asked for when all is done.
+
+    batch_size: questions in a block.
+    """
 
     asker: Asker
+    batch_size: int = 1
     relevance: Any = None
     vlm: VLM | None = None
 
@@ -245,7 +248,8 @@ class LiveSource(Source):
             vlm.check_views(selector.most_views(candidates), new_tokens, **kept)
         psi_reads = (resolved["psi"] or {}).get("text") or "question"
         pipeline = Pipeline(benchmark, selector, crops, relevance, vlm, run, psi_reads)
-        return Opened(pipeline, relevance=relevance, vlm=vlm)
+        size = mode.batch_size if mode.batch_size is not None else questions_at_once(pipeline, questions)
+        return Opened(pipeline, size, relevance=relevance, vlm=vlm)
 
     def _psi(self, keeps: bool, context: Mapping[str, Any]) -> Any:
         section = dict(self.config["psi"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 
 from semclip_eval.answers.recording import Item, record_of
 from semclip_eval.answers.replay import Replay
@@ -16,12 +16,18 @@ from semclip_eval.types import Question
 class StoredAnswers:
     """Asks blocks of questions of a `Replay`; what was not seen here (views, tokens, times) stays empty."""
 
+    chooses_ahead = False
+
     def __init__(self, benchmark: Benchmark, answers: Replay) -> None:
         self.benchmark, self.answers = benchmark, answers
 
     def load(self, question: Question) -> Item:
         """Nothing is read."""
         return Item(question)
+
+    def choose(self, items: Sequence[Item], executor: Executor) -> list[Future[None]]:
+        """Nothing is chosen."""
+        return []
 
     def ask(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Record]:
         """The records of a block, in its order."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import partial
 from pathlib import Path
 
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from semclip_eval.benchmarks.access import ANYWHERE, FileAccess
+from semclip_eval.benchmarks.decoded import DECODED, bytes_name, file_name
 from semclip_eval.errors import QuestionError
 from semclip_eval.files import require_regular, shown
 
@@ -33,8 +35,8 @@ def read_rgb(path: Path, access: FileAccess = ANYWHERE) -> Image.Image:
         raise QuestionError(f"{shown(path)}: no such image.{_beside(path)}")
     try:
         require_regular(path)
-        with Image.open(path) as image:
-            return _decoded(image, access)
+        name = file_name(path)
+        return DECODED.get(name and (name, access), partial(_read, path, access))
     except QuestionError as error:
         raise QuestionError(f"{shown(path)}: {error}") from error
     except UnidentifiedImageError as error:
@@ -46,8 +48,7 @@ def read_rgb(path: Path, access: FileAccess = ANYWHERE) -> Image.Image:
 def decode_rgb(encoded: bytes, access: FileAccess = ANYWHERE) -> Image.Image:
     """The image in `encoded`; QuestionError, without a place, where it cannot be decoded or is larger than allowed."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return _decoded(image, access)
+        return DECODED.get((bytes_name(encoded), access), partial(_read, io.BytesIO(encoded), access))
     except QuestionError:
         raise
     except UnidentifiedImageError as error:  # its own words name an address in memory
@@ -56,10 +57,11 @@ def decode_rgb(encoded: bytes, access: FileAccess = ANYWHERE) -> Image.Image:
         raise QuestionError(f"cannot be read as an image ({_reason(error)})") from error
 
 
-def _decoded(image: Image.Image, access: FileAccess) -> Image.Image:
-    access.require_size(image.size)
-    image.load()
-    return to_rgb(image)
+def _read(source: Path | io.BytesIO, access: FileAccess) -> Image.Image:
+    with Image.open(source) as image:
+        access.require_size(image.size)
+        image.load()
+        return to_rgb(image)
 
 
 def _reason(error: Exception) -> str:
@@ -87,9 +89,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     EXIF data that cannot be read say nothing about which way is up.
     """
     try:
-        upright = ImageOps.exif_transpose(image)
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        # Without the copy that Pillow would make of an image that stands upright.
+        upright = ImageOps.exif_transpose(image) if is_turned else image
     except Exception:  # whatever the broken metadata made the parser stumble over; the pixels are sound
-        upright = image.copy()
+        upright = image
     if upright.mode == "RGB" and "transparency" not in upright.info:
         return upright
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):

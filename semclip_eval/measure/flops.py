@@ -113,14 +113,18 @@ def decode_tokens(text: Any, prompt: int, new_tokens: int) -> int:
     return language_layers(text, steps, pairs) + linear(steps, text.hidden_size, text.vocab_size)
 
 
-def decode_options(text: Any, prompt: int, lengths: Sequence[int]) -> int:
-    """The losses of options of so many tokens over one prefill: one forward, padded to the longest.
+def decode_options(text: Any, prompt: int, lengths: Sequence[int], shares_prompt: bool) -> int:
+    """The losses of options of so many tokens over one prefill, in one forward.
 
-    An option's first token is scored by the prefill, its last is not fed.
+    An option's first token is scored by the prefill, its last is not fed. shares_prompt: the options follow one cache
+    one after another, and a mask hides them from each other; else each goes on from a copy, padded to the longest.
     """
-    width = max(lengths) - 1
-    rows = len(lengths) * width
-    return language_layers(text, rows, rows * (prompt + width)) + linear(rows, text.hidden_size, text.vocab_size)
+    if shares_prompt:
+        rows = read = sum(lengths) - len(lengths)
+    else:
+        read = max(lengths) - 1
+        rows = len(lengths) * read
+    return language_layers(text, rows, rows * (prompt + read)) + linear(rows, text.hidden_size, text.vocab_size)
 
 
 def open_clip_image(visual: Any) -> int | None:

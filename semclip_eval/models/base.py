@@ -54,7 +54,8 @@ class VLM(ABC):
     separately. `is_served`: remote, so device and dtype are unknown.
     `capabilities` are what it offers to selectors beyond answering (`insight.CAPABILITIES`); the methods of those that
     it lacks raise ConfigError. `grounding` is how a family with the capability `boxes` is asked for them. `layers` is
-    the number of layers of the language model, for selectors that name some.
+    the number of layers of the language model, for selectors that name some. `requests_at_once`: how many questions a
+    server is asked at a time, None for a model that computes here.
     """
 
     name: str
@@ -64,6 +65,7 @@ class VLM(ABC):
     attention: str
     context_length: int | None
     layers: int | None = None
+    requests_at_once: int | None = None
     stages: ClassVar[tuple[str, ...]] = ("vision", "prefill", "decode")
     is_served: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[str]] = frozenset()
@@ -100,6 +102,13 @@ class VLM(ABC):
 
     def release_memory(self) -> None:  # noqa: B027 (optional)
         """Memory ran out: let go of everything that was kept for later questions. Changes no answer."""
+
+    def tokens_at_once(self) -> int | None:
+        """Prompt tokens that one forward should take at most, by memory and speed; None where that is not known.
+
+        The same on every machine with the same device, whatever else it does: `run.batch_size=auto` is formed by it.
+        """
+        return None
 
     @abstractmethod
     def encode(self, batch: Sequence[ModelInputs]) -> Any:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,11 @@ from semclip_eval.types import Box, Question
 
 # Given the name of a part of the work, what surrounds it while it is done.
 Watcher = Callable[[str], AbstractContextManager[None]]
+
+T = TypeVar("T")
+Made = TypeVar("Made")
+# Items that a thread is handed at once (`Relevance.mapped`): a small crop takes less time than a thread's turn.
+GROUP = 4
 
 PSI_TEXTS = ("question", "question_and_options", "noun_phrases")
 
@@ -104,6 +110,8 @@ class Relevance(ABC):
     revision: str
     text: str
     needs_vlm: ClassVar[bool] = False
+    # Threads that a ψ may make pixels in (`mapped`); None: there are none for it.
+    executor: Executor | None = None
     _watcher: Watcher | None = None
 
     @property
@@ -143,6 +151,14 @@ class Relevance(ABC):
     def part(self, name: str) -> AbstractContextManager[None]:
         """Around a part of the work: `psi_crop` (cut and resize candidates), `psi_image`, `psi_text` (the towers)."""
         return nullcontext() if self._watcher is None else self._watcher(name)
+
+    def mapped(self, work: Callable[[T], Made], items: Sequence[T]) -> list[Made]:
+        """`work` of every item in their order, in threads where there are some; nothing in `work` may keep state."""
+        if self.executor is None or len(items) <= GROUP:
+            return [work(item) for item in items]
+        groups = [items[start : start + GROUP] for start in range(0, len(items), GROUP)]
+        made = self.executor.map(lambda group: [work(item) for item in group], groups)
+        return [each for group in made for each in group]
 
     def flops(self, boxes: int, texts: int) -> int | None:
         """Analytic FLOPs of scoring so many boxes against so many texts, nothing cached; None where not known."""

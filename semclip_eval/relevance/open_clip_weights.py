@@ -18,10 +18,10 @@ from PIL import Image
 
 from semclip_eval.checks import first_line
 from semclip_eval.digest import folder_digest
-from semclip_eval.errors import ModelError
+from semclip_eval.errors import ConfigError, ModelError
 from semclip_eval.hub import offline_if_unreachable
 from semclip_eval.lazy import library
-from semclip_eval.pixels import Preprocess, looked_up, same_bits, value_table
+from semclip_eval.pixels import FILTERS, Preprocess, looked_up, same_bits, torch_resized, value_table
 from semclip_eval.places import psi_model
 from semclip_eval.relevance.trained import is_trained, load_trained, read_provenance, revision_of
 
@@ -60,6 +60,7 @@ class LoadedClip:
     """A model in evaluation mode with its preprocessing (RGB image -> float tensor 3 x H x W) and its tokenizer.
 
     stretch: the same preprocessing, but every picture fills the model's square: for maps over the whole picture.
+    published: the preprocessing with the bits of open_clip's own, whatever resizes.
     """
 
     model: Any
@@ -67,6 +68,7 @@ class LoadedClip:
     stretch: Callable[[Image.Image], torch.Tensor]
     tokenizer: Any
     context_length: int
+    published: Callable[[Image.Image], torch.Tensor]
 
     def text_length(self, text: str) -> int:
         """Number of tokens of a text, special tokens included, before it is cut at `context_length`."""
@@ -217,7 +219,9 @@ def _close(value: str, known: Sequence[str]) -> str:
     return f" Did you mean {', '.join(by_lower_case[name] for name in close)}?" if close else ""
 
 
-def load(source: Source, device: str, precision: str, resize_mode: Literal["squash", "longest"]) -> LoadedClip:
+def load(
+    source: Source, device: str, precision: str, resize_mode: Literal["squash", "longest"], resize_with: str = "pillow"
+) -> LoadedClip:
     """The model on `device`, with the preprocessing that shows it the whole crop; ModelError where that fails.
 
     A model whose own preprocessing already shows everything (`squash`, `longest`) keeps it; one that cuts the sides
@@ -258,28 +262,52 @@ def load(source: Source, device: str, precision: str, resize_mode: Literal["squa
     if settings["resize_mode"] == "shortest":
         settings["resize_mode"] = resize_mode
     transform, config = open_clip.transform.image_transform_v2, open_clip.transform.PreprocessCfg
-    preprocess = by_table(transform(config(**settings), is_train=False))
-    stretch = by_table(transform(config(**{**settings, "resize_mode": "squash"}), is_train=False))
-    return LoadedClip(model.eval(), preprocess, stretch, tokenizer, int(tokenizer.context_length))
+    published = by_table(transform(config(**settings), is_train=False))
+    preprocess = by_table(transform(config(**settings), is_train=False), resize_with)
+    stretch = by_table(transform(config(**{**settings, "resize_mode": "squash"}), is_train=False), resize_with)
+    return LoadedClip(model.eval(), preprocess, stretch, tokenizer, int(tokenizer.context_length), published)
 
 
-def by_table(preprocess: Any) -> Preprocess:
-    """The same preprocessing with its last two steps, to tensor and normalise, looked up; itself where bits differ."""
+def by_table(preprocess: Any, resize_with: str = "pillow") -> Preprocess:
+    """The same preprocessing with its last two steps, to tensor and normalise, looked up; itself where bits differ.
+
+    resize_with: `torch` replaces the resize too (`pixels.torch_resized`), whose bits differ; ConfigError where the
+    preprocessing is not a stretch to a square, to tensor and normalise.
+    """
     steps = list(getattr(preprocess, "transforms", ()))
-    if [type(step).__name__.removeprefix("Maybe") for step in steps[-2:]] != ["ToTensor", "Normalize"]:
-        return preprocess  # type: ignore[no-any-return]
+    names = [type(step).__name__.removeprefix("Maybe") for step in steps]
 
     def resized(image: Image.Image) -> Image.Image:
         for step in steps[:-2]:
             image = step(image)
         return image
 
-    values = value_table(lambda image: steps[-1](steps[-2](image)))
-
     def pixels(image: Image.Image) -> torch.Tensor:
         return looked_up(values, resized(image))
 
-    return pixels if same_bits(pixels, preprocess, ((1, 1), (3, 5), (64, 64), (91, 40))) else preprocess
+    is_exact = names[-2:] == ["ToTensor", "Normalize"]
+    if is_exact:
+        values = value_table(lambda image: steps[-1](steps[-2](image)))
+        is_exact = same_bits(pixels, preprocess, ((1, 1), (3, 5), (64, 64), (91, 40)))
+    if resize_with == "pillow":
+        return pixels if is_exact else preprocess
+    stretch = _stretch(steps, names) if is_exact else None
+    if stretch is None:
+        raise ConfigError(
+            f"psi.resize_with={resize_with}: this ψ's preprocessing is more than a stretch to a square and a "
+            "normalisation; set psi.resize_with=pillow."
+        )
+    side, resample = stretch
+    return lambda image: looked_up(values, torch_resized(image.convert("RGB"), side, resample))
+
+
+def _stretch(steps: Sequence[Any], names: Sequence[str]) -> tuple[int, int] | None:
+    """Side and filter (Pillow's number) of a preprocessing whose one step before the last two is a stretch."""
+    if list(names) != ["Resize", "ConvertMode", "ToTensor", "Normalize"] or isinstance(steps[0].size, int):
+        return None
+    sides = set(steps[0].size)
+    numbers = [number for number, name in FILTERS.items() if name == getattr(steps[0].interpolation, "value", "")]
+    return (int(sides.pop()), numbers[0]) if len(sides) == 1 and numbers else None
 
 
 def _loading_message(source: Source, error: Exception, hub_reason: str | None) -> str:

@@ -25,7 +25,8 @@ def begin_session(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add_earlier_sessions(environment: dict[str, Any], folder: Path, timed: bool) -> None:
-    """Put the sessions that asked the questions already done before this one; the run began with the first.
+    """Put the sessions that asked the questions already done before this one; the run began with the first, whose
+    `batch_size` is the run's.
 
     Says what is not as it was in the last one. Raises ConfigError where it is a timed run: latencies of two machines or
     versions must not share a row.
@@ -34,7 +35,8 @@ def add_earlier_sessions(environment: dict[str, Any], folder: Path, timed: bool)
     if not path.exists():
         return
     try:
-        earlier: list[dict[str, Any]] = read_json(path)["sessions"]
+        begun = read_json(path)
+        earlier: list[dict[str, Any]] = begun["sessions"]
         before = {key: earlier[-1][key] for key in MAY_CHANGE}
         environment["started_at"] = earlier[0]["started_at"]
     except (DataError, KeyError, IndexError, TypeError) as error:
@@ -49,6 +51,7 @@ def add_earlier_sessions(environment: dict[str, Any], folder: Path, timed: bool)
     if changes:
         warn(f"The earlier questions of this run were asked under something else: {changes}.")
     environment["sessions"] = [*earlier, *environment["sessions"]]
+    environment["batch_size"] = begun.get("batch_size", environment["batch_size"])
 
 
 def write_environment(folder: Path, environment: Mapping[str, Any]) -> None:

@@ -170,7 +170,9 @@ def _labels(
             right = label.overview[label.right] <= min(label.overview) if len(label.overview) > 1 else None
             progress.advance({"score": None if right is None else float(right), "status": "ok"})
 
-        return labels(questions, benchmark, crops, vlm, psi_reads, file, origin, run.batch_size, step)
+        # A question is a batch by itself: it is asked with every crop.
+        batch_size = 1 if run.batch_size == "auto" else int(run.batch_size)
+        return labels(questions, benchmark, crops, vlm, psi_reads, file, origin, batch_size, step)
 
 
 def _train(

@@ -52,7 +52,7 @@ class Alive:
 
 @dataclass(frozen=True)
 class Ready:
-    """A job is open. `described`: versions, machine and device (`environment.describe`)."""
+    """A job is open. `described`: see `Answers`."""
 
     worker: int
     job: int

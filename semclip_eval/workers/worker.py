@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from semclip_eval import console
-from semclip_eval.answers.recording import Item
+from semclip_eval.answers.ahead import Ahead, BlockAhead
 from semclip_eval.answers.sources import Opened
 from semclip_eval.environment import describe
 from semclip_eval.errors import ConfigError, SemclipEvalError
@@ -30,8 +29,8 @@ class BlockWorker:
         self._opened: Opened | None = None
         self._questions: dict[str, Question] = {}
         self._device = "cpu"
-        self._threads: ThreadPoolExecutor | None = None
-        self._ahead: dict[int, list[Future[Item]]] = {}
+        self._ahead: Ahead | None = None
+        self._begun: dict[int, BlockAhead] = {}
 
     def reply(self, message: Message) -> Event:
         """Do what a message asks for. Errors are replies too: the driver decides."""
@@ -48,12 +47,9 @@ class BlockWorker:
             return Failed(self.number, _job(message), "", traceback.format_exc())
 
     def expect(self, task: Task) -> None:
-        """Begin to read the images of a task that will be asked."""
-        opened, threads = self._opened, self._threads
-        if opened is not None and threads is not None:
-            self._ahead[task.number] = [
-                threads.submit(opened.asker.load, self._questions[question]) for question in task.questions
-            ]
+        """Begin to read the images of a task that will be asked, and to choose its views."""
+        if self._ahead is not None:
+            self._begun[task.number] = self._ahead.begin(self._asked_in(task))
 
     def _open(self, job: Job) -> Ready:
         import torch
@@ -68,25 +64,29 @@ class BlockWorker:
                 f"the worker on {socket.gethostname()} finds other data, weights or code than the driver (run "
                 f"{plan.run_id} there, {job.run_id} here): give every machine the same package and the same files."
             )
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-        mode = mode_of(plan.run)
-        self._ahead = {}
-        self._threads = ThreadPoolExecutor(mode.threads) if mode.threads else None
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead, self._begun = None, {}
         self._questions = {question.id: question for question in plan.questions}
         self._device = plan.run.device
         self._opened = plan.source.open(plan.benchmark, plan.config, plan.run, plan.questions)
+        threads = mode_of(plan.run).threads
+        self._ahead = Ahead(self._opened.asker, threads) if threads else None
         reset_peak_memory(plan.run.device)
-        return Ready(self.number, job.number, socket.gethostname(), describe(plan.run.device))
+        described = {**describe(plan.run.device), "batch_size": self._opened.batch_size}
+        return Ready(self.number, job.number, socket.gethostname(), described)
 
     def _answer(self, task: Task) -> Answered:
-        asker = self._job_at_hand().asker
-        loading = self._ahead.pop(task.number, None)
-        if loading is None:
-            records = asker.ask([self._questions[question] for question in task.questions], self._threads)
+        asker, ahead = self._job_at_hand().asker, self._ahead
+        if ahead is None:
+            records = asker.ask(self._asked_in(task))
         else:
-            records = asker.ask_loaded([future.result() for future in loading], self._threads)
+            begun = self._begun.pop(task.number, None) or ahead.begin(self._asked_in(task))
+            records = asker.ask_loaded(begun.items(), ahead.executor)
         return Answered(self.number, task.job, task.number, records)
+
+    def _asked_in(self, task: Task) -> list[Question]:
+        return [self._questions[question] for question in task.questions]
 
     def _report(self, request: ReportRequest) -> Report:
         opened = self._job_at_hand()

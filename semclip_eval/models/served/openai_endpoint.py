@@ -118,6 +118,8 @@ class OpenAIEndpoint(VLM):
         if detail is not None:
             require_member("model.detail", detail, DETAILS)
         whole_number("model.max_in_flight", max_in_flight, 1)
+        # More than there are slots for: a block waits for its slowest answer.
+        self.requests_at_once = 4 * max_in_flight
         whole_number("model.max_retries", max_retries, 0)
         whole_number("model.jpeg_quality", jpeg_quality, 1, 100)
         _number("timeout_s", timeout_s, above=0)

@@ -69,10 +69,20 @@ class CachedDecoder(VLM):
             answers |= self._generate(batch, generated, state, cache, ignore_end_token)
         return [answers[row] for row in range(len(batch))]
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Can all options of a question go on from its one cache? Not where the kernel takes no mask of its own, nor
+        where layers read a window of the prompt alone.
+        """
+        text = self.model.config.text_config
+        layers = getattr(text, "layer_types", None) or ["full_attention"]
+        has_window = bool(getattr(text, "sliding_window", None)) and getattr(text, "use_sliding_window", True)
+        return self.attention in ("sdpa", "eager") and set(layers) == {"full_attention"} and not has_window
+
     def _score_options(
         self, batch: Sequence[ModelInputs], rows: list[int], state: PrefillState, cache: Any
     ) -> dict[int, Answer]:
-        """Mean cross-entropy of each option's tokens, all options of `rows` in one right-padded forward."""
+        """Mean cross-entropy of each option's tokens, all options of `rows` in one forward."""
         options = [ids for row in rows for ids in batch[row].continuation_ids]
         owner = torch.tensor([row for row in rows for _ in batch[row].continuation_ids], device=self.device)
         counts = torch.tensor([len(ids) for ids in options])
@@ -85,19 +95,75 @@ class CachedDecoder(VLM):
         # The prompt's last logits predict the first token; each token that is fed predicts the next.
         logits = state.logits[owner][:, None]
         if width > 1:
-            self._select(cache, owner)
-            with reading(self.model, state.dropped_of(owner.tolist())):
-                outputs = self.model(
-                    input_ids=targets[:, :-1],
-                    attention_mask=torch.cat([state.mask[owner], is_token[:, :-1].long()], dim=1),
-                    position_ids=state.next_positions[owner][:, None] + torch.arange(width - 1, device=self.device),
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-            logits = torch.cat([logits, outputs.logits.float()], dim=1)
+            shared = self.shares_prompts and state.dropping is None
+            read = self._options_beside_each_other if shared else self._options_on_copies
+            logits = torch.cat(
+                [logits, read(targets[:, :-1], is_token[:, :-1] & is_token[:, 1:], owner, state, cache)], 1
+            )
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
         means = iter(((losses * is_token).sum(1) / counts).tolist())
         return {row: Answer(option_losses=tuple(next(means) for _ in batch[row].continuation_ids)) for row in rows}
+
+    def _options_on_copies(
+        self, fed: torch.Tensor, is_fed: torch.Tensor, owner: torch.Tensor, state: PrefillState, cache: Any
+    ) -> torch.Tensor:
+        """Logits (options, tokens, vocabulary) of the tokens fed, each option on a copy of its prompt's cache.
+
+        fed, is_fed: (options, tokens), the tokens and which of them there are; owner: (options), their prompts.
+        """
+        self._select(cache, owner)
+        with reading(self.model, state.dropped_of(owner.tolist())):
+            outputs = self.model(
+                input_ids=fed,
+                attention_mask=torch.cat([state.mask[owner], is_fed.long()], dim=1),
+                position_ids=state.next_positions[owner][:, None] + torch.arange(fed.shape[1], device=self.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        logits: torch.Tensor = outputs.logits.float()
+        return logits
+
+    def _options_beside_each_other(
+        self, fed: torch.Tensor, is_fed: torch.Tensor, owner: torch.Tensor, state: PrefillState, cache: Any
+    ) -> torch.Tensor:
+        """`_options_on_copies` without the copies: the options of a prompt follow it one after another.
+
+        A mask lets each token read the prompt and the tokens before it of its own option, and its position is as if
+        the option came right after the prompt.
+        """
+        prompts = list(dict.fromkeys(owner.tolist()))
+        if len(prompts) != len(state.mask):
+            self._select(cache, torch.tensor(prompts, device=self.device))
+        line_of = {row: line for line, row in enumerate(prompts)}
+        lines = torch.tensor([line_of[row] for row in owner.tolist()], device=self.device)
+        # Where in its prompt's line each token goes: behind those of the options before it.
+        counts = is_fed.sum(1)
+        starts = [int(counts[:option][lines[:option] == line].sum()) for option, line in enumerate(lines.tolist())]
+        tokens = torch.arange(fed.shape[1], device=self.device)
+        places = torch.tensor(starts, device=self.device)[:, None] + tokens
+        length = int((places + 1)[is_fed].max())
+        option, token = is_fed.nonzero(as_tuple=True)
+        line, place = lines[option], places[option, token]
+        shape = (len(prompts), length)
+        ids, offsets = fed.new_zeros(shape), fed.new_zeros(shape)
+        belongs = fed.new_full(shape, -1)
+        ids[line, place], offsets[line, place], belongs[line, place] = fed[option, token], token, option
+        order = torch.arange(length, device=self.device)
+        own = (belongs[:, :, None] == belongs[:, None, :]) & (order[:, None] >= order)
+        prompt = state.mask[prompts].bool()[:, None, :].expand(-1, length, -1)
+        reads = torch.cat([prompt, own], dim=2)[:, None]
+        dtype = self.model.dtype
+        mask = torch.zeros(reads.shape, dtype=dtype, device=self.device).masked_fill(~reads, torch.finfo(dtype).min)
+        outputs = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=state.next_positions[prompts][:, None] + offsets,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits: torch.Tensor = outputs.logits.new_zeros(*fed.shape, outputs.logits.shape[-1], dtype=torch.float32)
+        logits[option, token] = outputs.logits[line, place].float()
+        return logits
 
     def _generate(
         self, batch: Sequence[ModelInputs], rows: list[int], state: PrefillState, cache: Any, ignore_end_token: bool

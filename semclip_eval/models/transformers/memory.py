@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from semclip_eval.errors import ModelError
@@ -10,6 +11,9 @@ BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2, "float16": 2}
 GIB = 2**30
 # Activations, cache and buffers besides the weights. A rough floor: a large batch needs more.
 WORKING_SHARE = 1.10
+# Prompt tokens of one forward. On a CPU a longer batch is slower than its parts (docs/performance.md); a GPU is busy
+# with this many.
+CPU_TOKENS, MOST_TOKENS = 1024, 16384
 
 
 # How torch's CPU allocator says it (c10/core/impl/alloc_cpu.cpp), in a plain RuntimeError.
@@ -72,6 +76,26 @@ def memory_remedies(dtype: str, device: str, device_map: str | None = None, need
     remedies.append("a GPU with more memory" if device.startswith("cuda") else "a GPU")
     remedies.append("a smaller model")
     return " or ".join(remedies)
+
+
+def tokens_at_once(text_config: Any, dtype: str, weights: Mapping[str, int], copies: int) -> int:
+    """Prompt tokens that one forward should take: what half the memory beside the weights holds, within bounds.
+
+    weights: bytes of them on each device ('cpu', 'cuda:N'). copies: of a prompt's cache, for the options of a question.
+    A token costs its keys and values in every layer, in the cache and its copies, and the widest layer's activations.
+    """
+    if not all(device.startswith("cuda") for device in weights):
+        return CPU_TOKENS
+    import torch
+
+    width = BYTES_PER_PARAMETER[dtype]
+    heads = getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads
+    head_size = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+    cache = 2 * text_config.num_hidden_layers * heads * head_size * width
+    inner = getattr(text_config, "intermediate_size", None) or 4 * text_config.hidden_size
+    token = (1 + copies) * cache + (2 * inner + 8 * text_config.hidden_size) * width
+    rooms = [torch.cuda.get_device_properties(device).total_memory - used for device, used in weights.items()]
+    return int(max(1, min(MOST_TOKENS, min(rooms) // 2 // token)))
 
 
 def _several_gpus() -> bool:

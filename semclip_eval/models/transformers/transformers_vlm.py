@@ -19,13 +19,14 @@ from semclip_eval.errors import ConfigError, ModelError, QuestionError
 from semclip_eval.lazy import library, without_gradients
 from semclip_eval.measure import flops
 from semclip_eval.models.base import ModelInputs
-from semclip_eval.models.insight import AttentionRows, Gradients, Query, Target, TokenBoxes, Values, ViewTokens
+from semclip_eval.models.insight import TokenBoxes, ViewTokens
 from semclip_eval.models.transformers import dummy, weights
-from semclip_eval.models.transformers.decoding import CachedDecoder, PrefillState
+from semclip_eval.models.transformers.decoding import PrefillState
 from semclip_eval.models.transformers.dropping import Dropping, reading
 from semclip_eval.models.transformers.features import FeatureStore
-from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory
-from semclip_eval.models.transformers.probing import Probe, last_layers, probing
+from semclip_eval.models.transformers.kernels import ATTENTIONS, require_attention, require_device
+from semclip_eval.models.transformers.looking_inside import Insight, joined
+from semclip_eval.models.transformers.memory import BYTES_PER_PARAMETER, require_memory, tokens_at_once
 from semclip_eval.models.transformers.prompts import CONVERSATIONS, Conversation
 from semclip_eval.models.transformers.pruning import pruned
 from semclip_eval.types import Kept, Request
@@ -36,8 +37,9 @@ else:
     torch = library("torch")
 
 LOAD_FORMATS = ("auto", "dummy")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DEVICE_MAPS = ("auto",)
+# Options of a question, as far as room is made for copies of its cache.
+OPTIONS = 4
 TARGETS = ("argmax", "entropy")
 QUERIES = ("last", "text")
 
@@ -90,7 +92,7 @@ class TransformersConfig:
         return weights.Checkpoint(self.name, self.hub_id, self.path, self.revision)
 
 
-class TransformersVLM(CachedDecoder):
+class TransformersVLM(Insight):
     """A vision-language model that transformers can build, from a local folder, the hub, or random weights.
 
     config: of the class `Config`; from Python its fields may be given as keywords instead. Raises ConfigError for a
@@ -122,8 +124,8 @@ class TransformersVLM(CachedDecoder):
         config = self.Config(**keys) if config is None else config
         require_member("model.conversation", config.conversation, self.conversations)
         require_member("run.dtype", dtype, tuple(BYTES_PER_PARAMETER))
-        _require_device(device)
-        _require_attention(config.attn, dtype, device)
+        require_device(device)
+        require_attention(config.attn, dtype, device)
         self.settings = config
         self.name, self.device, self.dtype, self.attention = config.name, device, dtype, config.attn
         self.device_map = config.device_map
@@ -241,6 +243,15 @@ class TransformersVLM(CachedDecoder):
     def release_memory(self) -> None:
         """See `VLM.release_memory`."""
         self.features.clear()
+
+    def tokens_at_once(self) -> int | None:
+        """See `VLM.tokens_at_once`."""
+        text = self.model.config.text_config
+        if not hasattr(text, "num_attention_heads"):
+            return None
+        return tokens_at_once(
+            text, self.dtype, weights.bytes_by_device(self.model), 0 if self.shares_prompts else OPTIONS
+        )
 
     def check_views(self, views: int, new_tokens: int, kept: Callable[[int], int] | None = None) -> None:
         """See `VLM.check_views`."""
@@ -371,7 +382,8 @@ class TransformersVLM(CachedDecoder):
         text, prompt = self.model.config.text_config, len(read.input_ids)
         try:
             if read.continuation_ids:
-                decode = flops.decode_options(text, prompt, [len(ids) for ids in read.continuation_ids])
+                shared = self.shares_prompts and read.drops is None
+                decode = flops.decode_options(text, prompt, [len(ids) for ids in read.continuation_ids], shared)
             else:
                 decode = flops.decode_tokens(text, prompt, new_tokens or 1)
             vision = self._vision_flops(prepared) if prepared.view_tokens else 0
@@ -386,10 +398,10 @@ class TransformersVLM(CachedDecoder):
     @without_gradients
     def prefill(self, batch: Sequence[ModelInputs], features: Sequence[Sequence[ViewTokens]]) -> PrefillState:
         """One forward over the left-padded prompts; `features` as `encode` returned them for the same batch."""
-        return self._prefill(batch, _joined(features))
+        return self._prefill(batch, joined(features))
 
     def _prefill(self, batch: Sequence[ModelInputs], features: Sequence[torch.Tensor]) -> PrefillState:
-        """`prefill` with the visual features of each question in one tensor, as `_joined` gives them."""
+        """`prefill` with the visual features of each question in one tensor, as `joined` gives them."""
         lengths = torch.tensor([len(prepared.input_ids) for prepared in batch])
         width = int(lengths.max())
         prompt_positions = [prepared.positions for prepared in batch]
@@ -436,190 +448,3 @@ class TransformersVLM(CachedDecoder):
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
         )
         return outputs.past_key_values, outputs.logits[:, -1]
-
-    def confidence(self, batch: Sequence[ModelInputs]) -> list[float]:
-        """See `VLM.confidence`."""
-        pairs = [self.first_ids_of_two(prepared) for prepared in batch]
-        logits = self.prefill(batch, self.encode(batch)).logits
-        chosen = logits.gather(1, torch.tensor(pairs, device=logits.device))
-        return [float(value) for value in torch.softmax(chosen, dim=-1)[:, 0]]
-
-    @without_gradients
-    def answer_entropy(self, batch: Sequence[ModelInputs]) -> list[float]:
-        """See `VLM.answer_entropy`."""
-        logits = self.prefill(batch, self.encode(batch)).logits.float()
-        return [float(value) for value in torch.distributions.Categorical(logits=logits).entropy()]
-
-    @without_gradients
-    def attention_rows(self, batch: Sequence[ModelInputs], layers: Sequence[int], query: Query) -> list[AttentionRows]:
-        """See `VLM.attention_rows`."""
-        require_member("query", query, QUERIES)
-        numbers = self._layer_numbers(layers)
-        self._require_layers(numbers)
-        if not batch:
-            return []
-        text = [self._text_after_views(prepared) for prepared in batch]
-        probe = Probe(frozenset(numbers), 1 if query == "last" else max(text))
-        with probing(self.model, probe):
-            self._prefill(batch, _joined(self.encode(batch)))
-        # On the CPU first: the layers of a sharded model lie on several devices.
-        taken = torch.stack([probe.weights[number].cpu() for number in numbers], dim=1)
-        width = taken.shape[-1]
-        rows = []
-        for line, prepared in enumerate(batch):
-            count = 1 if query == "last" else text[line]
-            length = len(prepared.input_ids)
-            columns = [width - length + place for place in self._visual_places(prepared)]
-            rows.append(
-                AttentionRows(
-                    weights=taken[line, :, :, -count:][..., columns],
-                    queries=tuple(range(length - count, length)),
-                    view_tokens=prepared.view_tokens,
-                    spans=self._spans(prepared, count),
-                )
-            )
-        return rows
-
-    def _spans(self, prepared: ModelInputs, count: int) -> tuple[tuple[int, int] | None, ...]:
-        """`AttentionRows.spans` of a prompt's last `count` tokens, none of them before its last view."""
-        if prepared.prompt is None:
-            return (None,) * count
-        text, views = prepared.prompt.text, len(prepared.view_tokens)
-        specials = self._known(prepared.prompt.specials)
-        place, spans = -self.conversation.text_start(views), list[tuple[int, int] | None]()
-        for segment in self.conversation.segments(text, views, specials):
-            pieces = [(0, len(segment.text))]
-            if segment.kind == "text":
-                pieces = self.encoder.encode(segment.text, add_special_tokens=False).offsets
-            for start, end in pieces:
-                inside = max(0, place + start), min(len(text), place + end)
-                spans.append(inside if inside[0] < inside[1] else None)
-            place += len(segment.text)
-        return ((None,) * (count - len(spans)) + tuple(spans))[-count:]
-
-    def gradients(
-        self, batch: Sequence[ModelInputs], target: Target, layers: Sequence[int] = (), features: bool = False
-    ) -> list[Gradients]:
-        """See `VLM.gradients`."""
-        require_member("target", target, TARGETS)
-        numbers = self._layer_numbers(layers)
-        if any(not prepared.view_tokens for prepared in batch):
-            raise QuestionError(f"{self.name}: gradients are taken with respect to views, and a request has none")
-        encoded = _joined(self.encode(batch))
-        # One by one: the graph of a whole language model is held for each prompt.
-        return [
-            self._gradient(prepared, tokens, target, numbers, features)
-            for prepared, tokens in zip(batch, encoded, strict=True)
-        ]
-
-    def _gradient(
-        self, prepared: ModelInputs, tokens: torch.Tensor, target: Target, layers: list[int], features: bool
-    ) -> Gradients:
-        probe = Probe(frozenset(layers), 1, differentiable=True)
-        with torch.enable_grad(), probing(self.model, probe):
-            # Features are made in inference mode, which no graph may hold.
-            leaf = tokens.clone().requires_grad_(True)
-            logits = self._prefill([prepared], [leaf]).logits[0]
-            logarithms = torch.log_softmax(logits, dim=-1)
-            scalar = logarithms.max() if target == "argmax" else -(logarithms.exp() * logarithms).sum()
-            wanted = [probe.weights[number] for number in layers] + ([leaf] if features else [])
-            gradients = torch.autograd.grad(scalar, wanted) if wanted else ()
-        columns = self._visual_places(prepared)
-        of_layers = gradients[: len(layers)]
-        return Gradients(
-            scalar=float(scalar.detach()),
-            attention=torch.stack([each[0, :, -1, columns].float().cpu() for each in of_layers]) if layers else None,
-            attention_weights=(
-                torch.stack([probe.weights[number][0, :, -1, columns].detach().float().cpu() for number in layers])
-                if layers
-                else None
-            ),
-            features=gradients[-1][:, : self.hidden_size].float().cpu() if features else None,
-        )
-
-    @without_gradients
-    def value_vectors(self, batch: Sequence[ModelInputs], layers: Sequence[int]) -> list[Values]:
-        """See `VLM.value_vectors`."""
-        numbers = self._layer_numbers(layers)
-        self._require_layers(numbers)
-        if not batch:
-            return []
-        state = self._prefill(batch, _joined(self.encode(batch)))
-        taken = torch.stack([state.cache.layers[number].values.float().cpu() for number in numbers], dim=1)
-        values = []
-        for line, prepared in enumerate(batch):
-            # (layers, heads, length, head size) of this prompt, heads joined behind the length.
-            own = taken[line, :, :, -len(prepared.input_ids) :].transpose(1, 2).flatten(2)
-            count = self._text_after_views(prepared)
-            visual = self._visual_places(prepared)
-            rest = sorted(set(range(len(prepared.input_ids) - count)).difference(visual))
-            pieces = self.tokenizer.convert_ids_to_tokens(list(prepared.input_ids[-count:]))
-            values.append(
-                Values(
-                    visual=own[:, visual],
-                    text=own[:, -count:],
-                    text_pieces=tuple(self.tokenizer.convert_tokens_to_string([piece]) for piece in pieces),
-                    view_tokens=prepared.view_tokens,
-                    rest=own[:, rest],
-                    heads=int(taken.shape[2]),
-                )
-            )
-        return values
-
-    def _layer_numbers(self, layers: Sequence[int]) -> list[int]:
-        try:
-            return last_layers(layers, self.layers)
-        except ValueError as error:
-            raise ConfigError(f"model={self.name}: {error}.") from error
-
-    def _require_layers(self, layers: Sequence[int]) -> None:
-        if not layers:
-            raise ConfigError(f"model={self.name}: no layer was named; the language model has {self.layers}.")
-
-    def _visual_places(self, prepared: ModelInputs) -> list[int]:
-        return [place for place, token in enumerate(prepared.input_ids) if token == self.image_id]
-
-    def _text_after_views(self, prepared: ModelInputs) -> int:
-        """How many tokens follow the last visual one; all of them where there is none."""
-        places = self._visual_places(prepared)
-        return len(prepared.input_ids) - (places[-1] + 1 if places else 0)
-
-
-def _joined(features: Sequence[Sequence[ViewTokens]]) -> list[torch.Tensor]:
-    """The visual features of each question in one tensor (tokens, hidden size), what DeepStack adds behind them."""
-    return [torch.cat([_whole(view) for view in views]) if len(views) else torch.empty(0, 0) for views in features]
-
-
-def _whole(view: ViewTokens) -> torch.Tensor:
-    features: torch.Tensor = view.features
-    return features if view.deepstack is None else torch.cat([features, view.deepstack], dim=-1)
-
-
-def _require_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise ConfigError(f"run.device={device}: must be cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"run.device={device}: no CUDA device is available here; use run.device=cpu")
-
-
-def _require_attention(attn: str, dtype: str, device: str) -> None:
-    """Raise ConfigError, with the remedy, where the kernel cannot run here."""
-    if attn != "flash_attention_2":
-        return
-    if not device.startswith("cuda"):
-        raise ConfigError(
-            f"model.attn=flash_attention_2: needs a CUDA device, not run.device={device}; use model.attn=sdpa"
-        )
-    if dtype == "float32":
-        raise ConfigError("model.attn=flash_attention_2: needs run.dtype=bfloat16 or float16, not float32")
-    from transformers.utils import is_flash_attn_2_available
-
-    if not is_flash_attn_2_available():
-        raise ConfigError(
-            "model.attn=flash_attention_2: the package flash-attn is not installed or cannot be used on this GPU; "
-            "pip install flash-attn --no-build-isolation, or use model.attn=sdpa"
-        )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from semclip_eval.errors import QuestionError
-from semclip_eval.pixels import Preprocess, looked_up, same_bits, value_table
+from semclip_eval.errors import ConfigError, QuestionError
+from semclip_eval.pixels import FILTERS, Preprocess, looked_up, same_bits, torch_resized, value_table
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +46,11 @@ def pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
     return square
 
 
-def preprocess(images: Sequence[Image.Image], image_processor: Any) -> torch.Tensor:
+def preprocess(images: Sequence[Image.Image], image_processor: Any, resize_with: str = "pillow") -> torch.Tensor:
     """Views as one float32 tensor (views, 3, height, width) on the CPU, in the order given.
+
+    resize_with: `pillow` for the processor's own bits, `torch` for `pixels.torch_resized`; ConfigError where the
+    processor does more than resize and normalise.
 
     `image_processor` is a transformers image processor; its centre crop has nothing to cut, since the square was
     resized to the target before. Zero views give zero rows.
@@ -58,7 +61,12 @@ def preprocess(images: Sequence[Image.Image], image_processor: Any) -> torch.Ten
         return torch.empty(0, 3, 0, 0)
     colour = padding_colour(image_processor.image_mean)
     squares = [pad_to_square(image, colour) for image in images]
-    by_table = _square_to_pixels(image_processor)
+    by_table = _square_to_pixels(image_processor, resize_with)
+    if by_table is None and resize_with != "pillow":
+        raise ConfigError(
+            f"model.resize_with={resize_with}: this model's image processor does more than resize and normalise; set "
+            "model.resize_with=pillow."
+        )
     if by_table is not None:
         return torch.stack([by_table(square) for square in squares])
     # One by one: stacked uint8 originals of high-resolution views would cost far more memory than the results.
@@ -76,22 +84,22 @@ def _processed(image: Image.Image, image_processor: Any, **settings: Any) -> tor
     return pixels.to(torch.float32)
 
 
-_made: dict[str, Preprocess | None] = {}
+_made: dict[tuple[str, str], Preprocess | None] = {}
 
 
-def _square_to_pixels(image_processor: Any) -> Preprocess | None:
+def _square_to_pixels(image_processor: Any, resize_with: str = "pillow") -> Preprocess | None:
     """The processor's work on a square in half the time: Pillow's resize, then a table.
 
     The processor copies an image of four megapixels several times on the way to the same resize. None where this does
     not give the processor's own bits.
     """
-    key = str(image_processor)  # by its settings, which may be changed in place
+    key = str(image_processor), resize_with  # by its settings, which may be changed in place
     if key not in _made:
-        _made[key] = _tried(image_processor)
+        _made[key] = _tried(image_processor, resize_with)
     return _made[key]
 
 
-def _tried(image_processor: Any) -> Preprocess | None:
+def _tried(image_processor: Any, resize_with: str) -> Preprocess | None:
     side = _side(image_processor)
     if side is None or not getattr(image_processor, "do_resize", False):
         return None
@@ -103,8 +111,17 @@ def _tried(image_processor: Any) -> Preprocess | None:
             small = square if square.size == (side, side) else square.resize((side, side), resample)
             return looked_up(values, small)
 
+        def pixels_by_torch(square: Image.Image) -> torch.Tensor:
+            if square.size == (side, side):
+                return pixels(square)
+            return looked_up(values, torch_resized(square, side, resample))
+
         sizes = [(tried, tried) for tried in (1, 3, 37, side, side + 1, 3 * side)]
-        return pixels if same_bits(pixels, lambda square: _processed(square, image_processor), sizes) else None
+        if not same_bits(pixels, lambda square: _processed(square, image_processor), sizes):
+            return None
+        if resize_with == "pillow":
+            return pixels
+        return pixels_by_torch if int(resample) in FILTERS else None
     except (TypeError, ValueError, KeyError, AttributeError):  # a processor of another kind goes its own way
         return None
 

@@ -258,3 +258,12 @@ def check_weight_files(folder: Path) -> None:
 def unreadable(place: Path, error: Exception) -> ModelError:
     """A ModelError of one line for a file or folder that another library could not read."""
     return ModelError(f"{place}: cannot be read ({type(error).__name__}: {first_line(error)}); copy it again")
+
+
+def bytes_by_device(model: Any) -> dict[str, int]:
+    """Bytes of a model's parameters on each device, by torch's name of it ('cpu', 'cuda:0')."""
+    sizes: dict[str, int] = {}
+    for parameter in model.parameters():
+        place = str(parameter.device)
+        sizes[place] = sizes.get(place, 0) + parameter.numel() * parameter.element_size()
+    return sizes

@@ -48,6 +48,10 @@ class MyModel(VLM):
         self.context_length = CONTEXT  # None where it is not known
         # Load your weights here. They stay for all jobs of a sweep.
 
+    def tokens_at_once(self) -> int | None:
+        """Prompt tokens of a batch at most: `run.batch_size=auto` is formed by it. None: a question at a time."""
+        return 4096
+
     def prepare(self, request: Request) -> MyInputs:
         """On the CPU, in a worker thread: pixels and prompt as the model takes them, and their tokens counted."""
         # Of a request:
