@@ -315,6 +315,8 @@ def fits_of(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         own = [row for row in rows if _series(row) == (axis, model, selector)]
         for quantity in quantities.get(axis, ("ms_a_question", "psi_ms_a_question")):
             values = [max(row[quantity], 1e-3) for row in own]
+            if max(values) <= 1e-3:
+                continue  # a selector without ψ
             fit = dataclasses.asdict(fitted([row["value"] for row in own], values))
             numbers = {name: float(f"{value:.4g}") for name, value in fit.items()}
             yield {"axis": axis, "model": model, "selector": selector, "quantity": quantity, **numbers,
