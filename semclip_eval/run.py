@@ -24,7 +24,15 @@ from semclip_eval.errors import ConfigError, DataError, RunFailed, SemclipEvalEr
 from semclip_eval.modes import Mode, mode_of
 from semclip_eval.plan import Plan, make_plan
 from semclip_eval.preemption import at_block_ends
-from semclip_eval.results.records import SAMPLES, SampleWriter, lock, read_samples, rewrite_samples, write_atomically
+from semclip_eval.results.records import (
+    LARGE,
+    SAMPLES,
+    SampleWriter,
+    arrange_samples,
+    lock,
+    read_samples,
+    write_atomically,
+)
 from semclip_eval.results.sessions import add_earlier_sessions, begin_session, write_environment
 from semclip_eval.results.summary import (
     SUMMARY,
@@ -98,7 +106,7 @@ def is_finished(plan: Plan) -> bool:
 
 def _require_whole(plan: Plan) -> None:
     """DataError where a run that its summary calls finished lacks records, or has other questions' records."""
-    records = read_samples(plan.folder)
+    records = read_samples(plan.folder, LARGE)
     _require_same_questions(plan, records)
     missing = len(plan.questions) - len(records)
     if missing:
@@ -137,7 +145,7 @@ def finish(
     workers: int = 1,
 ) -> None:  # fmt: skip
     """Write the tables of a run whose questions are all answered; `asked` of them by this process in `wall_s` s."""
-    records = _in_order(plan, read_samples(plan.folder))
+    records = _in_order(plan, read_samples(plan.folder, LARGE))
     cost: dict[str, Any] = {
         "wall_s": None if resumed else wall_s,
         # Replay measures no model throughput.
@@ -187,7 +195,7 @@ def _begin_session(plan: Plan, mode: Mode, answers: Answers, resumed: bool) -> d
 
 def records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
     """The records of an earlier process that count; DataError where they are of other questions."""
-    records = read_samples(plan.folder)
+    records = read_samples(plan.folder, LARGE)
     if records and not plan.run.resume:
         number = len(list(plan.folder.glob("samples.previous*.jsonl")))
         aside = plan.folder / f"samples.previous{number or ''}.jsonl"
@@ -196,7 +204,7 @@ def records_so_far(plan: Plan) -> dict[str, dict[str, Any]]:
         return {}
     if plan.run.retry_errors and any(record["status"] == "error" for record in records):
         records = [record for record in records if record["status"] != "error"]
-        rewrite_samples(plan.folder, records)
+        arrange_samples(plan.folder, [record["question_id"] for record in records])
     _require_same_questions(plan, records)
     if records:
         notice(f"Going on after {len(records)} of {len(plan.questions)} questions: {plan.folder}")
@@ -263,7 +271,7 @@ def _in_order(plan: Plan, records: list[dict[str, Any]]) -> list[dict[str, Any]]
     by_id = {record["question_id"]: record for record in records}
     ordered = [by_id[question.id] for question in plan.questions]
     if [record["question_id"] for record in records] != [record["question_id"] for record in ordered]:
-        rewrite_samples(plan.folder, ordered)
+        arrange_samples(plan.folder, [record["question_id"] for record in ordered])
     return ordered
 
 
@@ -332,7 +340,7 @@ def judge(plan: Plan) -> None:
     row = read_summary(plan.folder)
     errors, total = int(row["n_error"]), int(row["n"])
     if total and errors / total > plan.run.max_error_rate:
-        first = next(record for record in read_samples(plan.folder) if record["status"] == "error")
+        first = next(record for record in read_samples(plan.folder, LARGE) if record["status"] == "error")
         raise RunFailed(
             f"{errors} of {total} questions ended in an error (run.max_error_rate={plan.run.max_error_rate}). "
             f"The first, question {first['question_id']}: {first['error']['type']}: {first['error']['message']}"

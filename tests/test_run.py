@@ -21,7 +21,7 @@ from semclip_eval.errors import ConfigError, DataError, RunFailed
 from semclip_eval.plan import make_plan
 from semclip_eval.relevance.base import RelevanceRequest
 from semclip_eval.results.columns import SUMMARY_NAMES
-from semclip_eval.results.records import SampleWriter, lock, read_samples
+from semclip_eval.results.records import LARGE, SampleWriter, arrange_samples, lock, read_samples
 from semclip_eval.results.summary import read_rows
 from semclip_eval.run import execute
 from semclip_eval.selectors.base import SelectionInput, Selector, overview
@@ -288,6 +288,23 @@ def test_errors_can_be_asked_again_and_the_file_is_in_order_then(tmp_path):
     assert [record["question_id"] for record in lines(folder)] == [f"q{index}" for index in range(10)]
     assert {record["status"] for record in lines(folder)} == {"ok"}
     assert read_rows(folder / "summary.csv")[0]["n_error"] == "0"
+
+
+def test_records_are_arranged_line_by_line_and_the_last_of_a_question_counts(tmp_path):
+    written = [f'{{"question_id": "{name}", "n": {number}}}\n' for number, name in enumerate("cabac")]
+    (tmp_path / "samples.jsonl").write_text("".join(written) + '{"question_id": "d", "torn')
+    arrange_samples(tmp_path, ["a", "b", "c"])
+    assert (tmp_path / "samples.jsonl").read_text() == written[3] + written[2] + written[4]
+    arrange_samples(tmp_path, ["c", "a"])
+    assert (tmp_path / "samples.jsonl").read_text() == written[4] + written[3]
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
+
+
+def test_tables_are_made_without_what_takes_most_memory(tmp_path):
+    folder = execute(config(tmp_path, selector=SEMCLIP))
+    whole, small = read_samples(folder), read_samples(folder, LARGE)
+    assert all(record["candidates"] for record in whole)
+    assert small == [{key: value for key, value in record.items() if key not in LARGE} for record in whole]
 
 
 def test_starting_over_keeps_the_earlier_records_aside(tmp_path):

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import FileIO
@@ -23,6 +23,8 @@ from semclip_eval.console import warn
 from semclip_eval.errors import ConfigError, DataError
 from semclip_eval.files import open_regular
 
+# What takes most of a record's memory and no table is made of.
+LARGE = ("candidates", "trace", "kept")
 SAMPLES = "samples.jsonl"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What network file systems answer that have no locks, or whose lock server is away.
@@ -185,10 +187,11 @@ def _cut_torn_line(path: Path) -> None:
             file.truncate(keep)
 
 
-def read_samples(folder: Path) -> list[dict[str, Any]]:
+def read_samples(folder: Path, without: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The records of a run folder as mappings, in file order, one for each question (the last one counts).
 
-    A torn last line is left out. DataError names file and line where another line is not JSON.
+    without: keys that are not kept in memory (`LARGE`). A torn last line is left out. DataError names file and line
+    where another line is not JSON.
     """
     path = folder / SAMPLES
     if not path.exists():
@@ -206,6 +209,8 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
                 raise DataError(
                     f"{path}, line {number}: not a record ({error}). Remove that line, and its question is asked again."
                 ) from error
+            for key in without:
+                record.pop(key, None)
             records[identity] = record
     return list(records.values())
 
@@ -222,6 +227,29 @@ def _check_shape(record: dict[str, Any]) -> None:
     for key in ("views", "target_boxes", "options", "candidates"):
         if not isinstance(record.get(key), (list, type(None))):
             raise TypeError(f"`{key}` is no list")
+
+
+def arrange_samples(folder: Path, questions: Iterable[str]) -> None:
+    """Replace `samples.jsonl` by its records of these questions, in this order, atomically; one line in memory."""
+    path = folder / SAMPLES
+    places: dict[str, tuple[int, int]] = {}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with open_regular(path) as file:
+        start = 0
+        for line in file:
+            if line.endswith(b"\n"):
+                places[str(json.loads(line)["question_id"])] = (start, len(line))
+            start += len(line)
+        try:
+            with temporary.open("wb") as arranged:
+                for question in questions:
+                    start, length = places[question]
+                    file.seek(start)
+                    arranged.write(file.read(length))
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise output_error(path, error) from error
 
 
 def rewrite_samples(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
