@@ -67,6 +67,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines[0] |= {"trace": steps, "cost": {"forwards": 5}}
     lines[1] |= {"kept": [[0, 4], [8]], "encoded_tokens": 18, "visual_tokens": 3}
     lines[2] |= {"status": "unparsed", "score": 0.0, "reason": "two letters", "answer": HOSTILE}
+    # A family that shows a view twice: 2 x 2 tokens of the whole, and behind one without a place a row of three.
+    grids = [[[0, 2, 2, 2, 0, 0, 60, 40], [5, 1, 3, 3, 0, 0, 60, 40]], [[0, 1, 2, 2, 0, 0, 30, 20]]]
+    views = [view | {"token_grids": own} for view, own in zip(lines[5]["views"], grids, strict=True)]
+    lines[5] |= {"views": views, "kept": [[0, 6], [1]], "encoded_tokens": 10, "visual_tokens": 3}
     lines[4] |= {"status": "error", "score": None, "error": {"type": "OSError", "message": HOSTILE}}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name in folder.glob("*/*/*/*/*/config.yaml"):
@@ -383,6 +387,16 @@ def test_pictures_show_boxes_map_steps_and_kept_tokens(browser: Browser, page: P
     dropped = [index for index in range(9) if index not in (0, 4)]
     assert np.allclose(corners, grid(3, 3, padded_square(60, 40))[dropped, :2], atol=0.1)
     assert browser.run("document.querySelectorAll('#viewer-cards .views .dropped').length") == 2
+    # A family whose record says where its tokens lie: tokens 1, 2, 3 of the whole, and 5 and 7 of the row of three.
+    browser.open(page, "#q=q5")
+    veil = "[...document.querySelectorAll('#viewer-cards .picture .dropped')]"
+    paths = browser.run(f"{veil}.map((one) => one.getAttribute('d'))")
+    assert paths == [
+        "M30.0 0.0h30.0v20.0h-30.0zM0.0 20.0h30.0v20.0h-30.0zM30.0 20.0h30.0v20.0h-30.0z",
+        "M0.0 0.0h20.0v40.0h-20.0zM40.0 0.0h20.0v40.0h-20.0z",
+    ]
+    words = "document.querySelector('#viewer-cards .drawn').textContent"
+    assert "most where those of tile and thumbnail were" in browser.run(words)
 
 
 def test_tables_sort_by_key_and_by_column(browser: Browser, page: Path) -> None:
