@@ -82,7 +82,8 @@ class MyBenchmark(Benchmark):
     def prompt(self, question: Question) -> Prompt:
         """What the VLM is asked after the image placeholders, to the byte.
 
-        Prompt has one field more: `specials`, strings of the text that are single tokens of the model (`<ref>`).
+        Prompt has two fields more: `specials`, strings of the text that are single tokens of the model (`<ref>`), and
+        `forces_length`, which latency mode sets.
         """
         if self.protocol == "likelihood":
             # Each continuation is scored as the whole answer; nothing is generated.
