@@ -50,7 +50,7 @@ from semclip_eval.scoring.markup import has_thoughts
 from semclip_eval.trackers import track
 from semclip_eval.types import Question
 from semclip_eval.workers.answers import WorkerAnswers, close_workers
-from semclip_eval.workers.layout import Layout, layout_of
+from semclip_eval.workers.layout import Layout, idle_hint, layout_of
 
 
 def execute(config: Mapping[str, Any]) -> Path:
@@ -126,6 +126,10 @@ def _ask_what_is_left(plan: Plan) -> None:
         environment = begin(plan, mode, answers, resumed=bool(done))
         mode = replace(mode, batch_size=environment["batch_size"])
         blocks = [block for block in _blocks(plan, mode) if any(question.id not in done for question in block)]
+        if plan.run.batch_size == "auto" and (
+            hint := idle_hint(len(plan.questions), layout.workers, mode.batch_size or 1)
+        ):
+            notice(hint)
         start = time.perf_counter()
         asked = _ask(answers, plan, blocks, done)
         wall_s = time.perf_counter() - start

@@ -22,6 +22,7 @@ from semclip_eval.results.summary import read_rows
 from semclip_eval.run import execute
 from semclip_eval.selectors.full_crop import FullCrop
 from semclip_eval.selectors.no_crop import NoCrop
+from semclip_eval.workers.layout import idle_hint
 from tests.fakes import ComputedVLM, DrawnBenchmark, config
 
 
@@ -131,6 +132,16 @@ def test_a_run_that_goes_on_keeps_its_blocks(tmp_path):
     assert json.loads((folder / "environment.json").read_text())["batch_size"] == 7
     assert (folder / "samples.jsonl").read_text() == whole
     assert read_rows(folder / "summary.csv")[0]["batch_size"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("questions", "workers", "size", "better"),
+    [(9000, 64, 16, None), (9000, 64, 32, 17), (191, 8, 10, 2), (10, 8, 2, 1), (10, 8, 1, None), (10, 1, 10, None)],
+)
+def test_workers_that_will_wait_are_told_of(questions, workers, size, better):
+    said = idle_hint(questions, workers, size)
+    assert (said is None) is (better is None)
+    assert said is None or f"run.batch_size={better} " in said
 
 
 def items(count: int) -> list[Item]:

@@ -11,6 +11,9 @@ from semclip_eval.config import RunConfig
 from semclip_eval.devices import cuda_device_count
 from semclip_eval.errors import ConfigError
 
+# Blocks a worker, of which the last ones leave others waiting.
+ENOUGH_BLOCKS = 8
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -58,6 +61,20 @@ def layout_of(run: RunConfig, model: Mapping[str, Any]) -> Layout:
         )
     devices = tuple(_devices_of(slot, visible, gpus) for slot in range(workers)) if on_gpu else ()
     return Layout("local", workers, gpus, devices, _threads(usable_cpus(), workers))
+
+
+def idle_hint(questions: int, workers: int, batch_size: int) -> str | None:
+    """What to say where blocks that `run.batch_size=auto` made leave workers idle at the end; None where they do not.
+
+    With `ENOUGH_BLOCKS` a worker less than 5 % of the time is idle (scripts/simulate_workers.py).
+    """
+    fitting = max(1, questions // (ENOUGH_BLOCKS * workers))
+    if workers == 1 or batch_size <= fitting:
+        return None
+    return (
+        f"{workers} workers share {questions} questions in blocks of {batch_size}: some will wait for the last ones. "
+        f"run.batch_size={fitting} shares them more evenly."
+    )
 
 
 def _on_ray(run: RunConfig, gpus: float) -> Layout:
