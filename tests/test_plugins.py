@@ -42,6 +42,20 @@ def test_the_views_are_those_of_the_selector() -> None:
     assert same(full, [image, *(image.crop(box) for box in boxes)])
 
 
+@pytest.mark.parametrize(("mode", "read"), [("question", "What is the color of the mug?"), ("noun_phrases", "mug")])
+def test_psi_reads_what_its_settings_say(mode: str, read: str) -> None:
+    chooser = ViewChooser({"selector": "semclip", "profile": "mini", "psi.text": mode})
+    texts: list[str] = []
+
+    def score(requests: Any) -> list[tuple[float, ...]]:
+        texts.extend(request.text for request in requests)
+        return [(0.0,) * len(request.boxes) for request in requests]
+
+    chooser.psi.score = score
+    chooser.views("q", noise_image(1, 80, 60), "What is the color of the mug?")
+    assert texts == [read]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

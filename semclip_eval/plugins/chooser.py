@@ -11,6 +11,7 @@ from semclip_eval.components import build
 from semclip_eval.compose import compose
 from semclip_eval.config import run_config
 from semclip_eval.errors import ConfigError, QuestionError
+from semclip_eval.relevance.base import psi_text
 from semclip_eval.selectors.base import Selector, Undeclared, selection_input
 from semclip_eval.selectors.tools import Tools
 from semclip_eval.types import Question
@@ -40,7 +41,7 @@ class ViewChooser:
                 "nothing but answers; choose a selector that needs the image or ψ alone (semclip, full_crop, ...)."
             )
         self.crops = build("crops", config["crops"]) if "candidates" in self.selector.needs else None
-        self.psi = None
+        self.psi, self.psi_reads = None, str((config["psi"] or {}).get("text") or "question")
         if "psi" in self.selector.needs:
             self.psi = build("psi", config["psi"], device=self.run.device, dtype=self.run.dtype)
             if self.psi.needs_vlm:
@@ -50,13 +51,15 @@ class ViewChooser:
     def views(self, identity: str, image: Image.Image, text: str) -> list[Image.Image]:
         """The views' pixels (RGB), the overview first where the selector shows one; QuestionError as in a run.
 
-        identity: of the question, which random choices are seeded by. text: what ψ reads.
+        identity: of the question, which random choices are seeded by. text: the question, of which ψ reads what
+        `psi.text` says; options are not known here.
         """
         picture = image.convert("RGB")
         candidates = self.crops.candidates(*picture.size) if self.crops is not None else Undeclared()
         question = Question(id=identity, category="", image_id=identity, text=text, options=(), truth="",
                             load_image=lambda: picture)  # fmt: skip
-        given = selection_input(self.selector, question, picture, text, candidates, self.run.seed, text)
+        read = psi_text(question, self.psi_reads)
+        given = selection_input(self.selector, question, picture, read, candidates, self.run.seed, text)
         if self.psi is not None:
             self.psi.begin_block(keep=False)
         (selection,) = self.selector.select([given], Tools(psi=self.psi))
