@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from semclip_eval import cli, console, session
+from semclip_eval.answers.ahead import Ahead
 from semclip_eval.config import RunConfig
 from semclip_eval.errors import ConfigError, ModelError, RunFailed
 from semclip_eval.plan import make_plan
@@ -28,7 +29,7 @@ from semclip_eval.workers import answers, layout
 from semclip_eval.workers.answers import close_workers, merged_truncations
 from semclip_eval.workers.driver import Driver, as_error
 from semclip_eval.workers.local_pool import LocalPool
-from semclip_eval.workers.messages import Answered, Failed, Job, Lost, Ready, Report, ReportRequest, Task
+from semclip_eval.workers.messages import Alive, Answered, Failed, Job, Lost, Ready, Report, ReportRequest, Task
 from semclip_eval.workers.scheduler import Scheduler
 from semclip_eval.workers.worker import BlockWorker, job_config
 from tests.fakes import SEMCLIP, config
@@ -557,3 +558,51 @@ def test_ray_actors_write_what_one_process_does(tmp_path):
     finally:
         close_workers()
         ray.shutdown()
+
+
+def test_a_worker_that_comes_up_during_a_later_job_is_sent_that_job_once():
+    sent: list[tuple[int, int]] = []
+
+    class SlowToStart(VirtualPool):
+        def start(self, slot):
+            number, self.started = self.started, self.started + 1
+            self._slots[number], self._queues[number] = slot, []
+            self._later(30.0 * number, Alive(number))  # the second one is up when the first job is done
+            return number
+
+        def send(self, worker, message):
+            if isinstance(message, Job):
+                sent.append((worker, message.number))
+            super().send(worker, message)
+
+    pool = SlowToStart(lambda worker, task: (10.0, "answers"))
+    for number, blocks in ((1, 2), (2, 6)):
+        job = Job(number, {}, "run", ".")
+        driver = Driver(pool, job, 2, None, lambda question, reason: (question, reason), pool.now)
+        driver.open()
+        answered = list(driver.answers([(f"{number}-{block}",) for block in range(blocks)]))
+        assert len(answered) == blocks
+        driver.report()
+    assert sorted(sent) == [(0, 1), (0, 2), (1, 2)]
+
+
+def test_a_task_that_comes_while_a_job_is_opened_disturbs_nothing(tmp_path, worker, monkeypatch):
+    composed = config(tmp_path, selector=SEMCLIP, run__num_workers=2)
+    job = job_of(composed)
+    assert isinstance(worker.reply(job), Ready)
+
+    close, closed = Ahead.close, []
+
+    def meanwhile(ahead):
+        close(ahead)
+        for number in (1, 2):  # of the job before, whose threads are gone, and of the one that is being opened
+            worker.expect(Task(number, 0, ("q1",)))
+        closed.append(ahead)
+
+    monkeypatch.setattr(Ahead, "close", meanwhile)
+    assert isinstance(worker.reply(dataclasses.replace(job, number=2)), Ready)
+    assert len(closed) == 1
+    for name in ("q1", "q2"):
+        answered = worker.reply(Task(2, 0, (name,)))
+        assert isinstance(answered, Answered)
+        assert [record.question_id for record in answered.records] == [name]

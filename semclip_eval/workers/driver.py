@@ -29,6 +29,8 @@ SAY_WAIT_EVERY_S = 60.0
 @dataclass
 class _Worker:
     slot: int
+    # Was the job sent? A worker of an earlier job is sent it before it may be up.
+    is_told: bool = False
     is_ready: bool = False
     deadline: float | None = None
     seen: dict[str, Any] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class Driver:
     def open(self) -> dict[str, Any]:
         """Start the workers, and wait for the first one that is ready: its versions, machine and device."""
         for worker, slot in list(self.pool.workers.items())[: self._target]:
-            self._workers[worker] = _Worker(slot, deadline=self._deadline())
+            self._workers[worker] = _Worker(slot, is_told=True, deadline=self._deadline())
             self.pool.send(worker, self.job)
         self._fill()
         said = self.now()
@@ -145,7 +147,9 @@ class Driver:
             return []
         if isinstance(event, Alive):
             worker.deadline = self._deadline()
-            self.pool.send(event.worker, self.job)
+            if not worker.is_told:  # a job that is opened twice would be opened while it is asked
+                worker.is_told = True
+                self.pool.send(event.worker, self.job)
         elif isinstance(event, Ready):
             self._welcome(event, worker)
         elif isinstance(event, Report):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import traceback
 from typing import Any
 
@@ -30,6 +31,9 @@ class BlockWorker:
         self._questions: dict[str, Question] = {}
         self._device = "cpu"
         self._ahead: Ahead | None = None
+        self._job: int | None = None
+        # Of what is expected: `expect` comes at any time, also while a job is being opened.
+        self._lock = threading.Lock()
         self._begun: dict[int, BlockAhead] = {}
 
     def reply(self, message: Message) -> Event:
@@ -48,8 +52,9 @@ class BlockWorker:
 
     def expect(self, task: Task) -> None:
         """Begin to read the images of a task that will be asked, and to choose its views."""
-        if self._ahead is not None:
-            self._begun[task.number] = self._ahead.begin(self._asked_in(task))
+        with self._lock:
+            if self._ahead is not None and task.job == self._job:
+                self._begun[task.number] = self._ahead.begin(self._asked_in(task))
 
     def _open(self, job: Job) -> Ready:
         if os.path.isdir(job.folder):  # another machine may lack it, and need it for nothing
@@ -64,14 +69,16 @@ class BlockWorker:
                 f"the worker on {socket.gethostname()} finds other data, weights or code than the driver (run "
                 f"{plan.run_id} there, {job.run_id} here): give every machine the same package and the same files."
             )
-        if self._ahead is not None:
-            self._ahead.close()
-        self._ahead, self._begun = None, {}
+        with self._lock:
+            before, self._ahead, self._begun = self._ahead, None, {}
+        if before is not None:
+            before.close()
         self._questions = {question.id: question for question in plan.questions}
         self._device = plan.run.device
         self._opened = plan.source.open(plan.benchmark, plan.config, plan.run, plan.questions)
         threads = mode_of(plan.run).threads
-        self._ahead = Ahead(self._opened.asker, threads) if threads else None
+        with self._lock:
+            self._job, self._ahead = job.number, Ahead(self._opened.asker, threads) if threads else None
         reset_peak_memory(plan.run.device)
         described = {**describe(plan.run.device), "batch_size": self._opened.batch_size}
         return Ready(self.number, job.number, socket.gethostname(), described)
@@ -81,7 +88,9 @@ class BlockWorker:
         if ahead is None:
             records = asker.ask(self._asked_in(task))
         else:
-            begun = self._begun.pop(task.number, None) or ahead.begin(self._asked_in(task))
+            with self._lock:
+                begun = self._begun.pop(task.number, None)
+            begun = begun or ahead.begin(self._asked_in(task))
             records = asker.ask_loaded(begun.items(), ahead.executor)
         return Answered(self.number, task.job, task.number, records)
 
