@@ -13,9 +13,12 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -188,3 +191,13 @@ class Browser:
             if event.get("method") == "Network.requestWillBeSent"
         ]
         return [url for url in urls if not url.startswith(("data:", "about:", "blob:"))]
+
+
+@contextlib.contextmanager
+def started() -> Iterator[Browser]:
+    """A browser for a test, which is skipped where there is none."""
+    program = chromium()
+    if program is None:
+        pytest.skip("no Chromium here (SEMCLIP_EVAL_CHROMIUM names one)")
+    with Browser(program) as opened:
+        yield opened

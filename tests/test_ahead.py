@@ -163,6 +163,23 @@ def test_a_psi_that_fails_ahead_costs_the_question_at_fault_alone():
     ]
 
 
+def test_memory_that_ran_out_is_remembered_by_what_chooses_ahead():
+    ran_out = []
+
+    class Large(TextReader):
+        def score(self, requests):
+            if len(requests) > 1:
+                ran_out.append(len(requests))
+                raise MemoryError
+            return super().score(requests)
+
+    benchmark = DrawnBenchmark(count=60)
+    found = records(pipeline(psi=Large(), benchmark=benchmark), 1, size=3)
+    assert found == records(pipeline(benchmark=benchmark), 1)
+    # The first of 20 blocks teaches it; two more may have begun by then.
+    assert len(ran_out) <= 6
+
+
 def test_an_error_of_the_whole_run_comes_after_the_blocks_before_it():
     asker = pipeline(psi=Stumbling("number 5?", ModelError("these weights are broken")))
     questions = asker.benchmark.questions()

@@ -125,6 +125,10 @@ def test_psi_says_what_torchs_resize_changes_and_keeps_its_own_embeddings(capsys
     boxes = (Box(0, 0, 300, 200), Box(300, 0, 600, 200), Box(0, 200, 300, 400))
     requests = [RelevanceRequest(noise(600, 400, number), str(number), boxes, "a red mug") for number in range(6)]
     ways = {way: load_psi("mini_clip", profile="mini", device="cpu", resize_with=way) for way in ("torch", "pillow")}
+    ways["torch"].begin_block(keep=False)  # latency mode: nothing beside the question is computed
+    ways["torch"].score(requests)
+    assert "psi.resize_with" not in capsys.readouterr().err
+    ways["torch"].begin_block(keep=True)
     scores = {way: psi.score(requests) for way, psi in ways.items()}
     said = capsys.readouterr().err
     assert said.count("psi.resize_with=torch") == 1

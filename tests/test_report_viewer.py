@@ -30,7 +30,7 @@ from semclip_eval.report.verb import report
 from semclip_eval.report.viewer import SQUARE_GRID, as_json
 from semclip_eval.results.summary import read_rows
 from semclip_eval.run import execute
-from tests.browser import Browser, chromium
+from tests.browser import Browser, started
 from tests.fakes import ORACLE, SEMCLIP, DrawnBenchmark, config
 
 HOSTILE = '</script><script>alert(1)</script><img src=x onerror="alert(2)"> & {{ 7 * 7 }} \u2028 <b>bold</b>'
@@ -285,10 +285,7 @@ def page(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = chromium()
-    if program is None:
-        pytest.skip("no Chromium here (SEMCLIP_EVAL_CHROMIUM names one)")
-    with Browser(program) as opened:
+    with started() as opened:
         yield opened
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from semclip_eval import cli
 from semclip_eval.benchmarks.vstar import VStar
-from tests.browser import Browser, chromium
+from tests.browser import Browser, started
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [
@@ -66,10 +66,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def browser() -> Iterator[Browser]:
     """One for each test: Chromium does not leave this page any more after its colours have changed under it."""
-    program = chromium()
-    if program is None:
-        pytest.skip("no Chromium here (SEMCLIP_EVAL_CHROMIUM names one)")
-    with Browser(program) as opened:
+    with started() as opened:
         yield opened
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +34,16 @@ class Attempts:
 
     def run(self, items: Sequence[Item], stage: Stage) -> None:
         """The stage for those items that have not failed yet."""
+        for batch in self.batches(items):
+            self._attempt(batch, stage, self.others)
+
+    def batches(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """Those items that have not failed yet, as many at a time as memory is known to have room for."""
         alive = [item for item in items if item.error is None]
-        size = self.most or max(1, len(alive))
-        for start in range(0, len(alive), size):
-            self._attempt(alive[start : start + size], stage, self.others)
+        while alive:
+            size = self.most or len(alive)
+            yield alive[:size]
+            alive = alive[size:]
 
     def _attempt(self, batch: list[Item], stage: Stage, others: AbstractContextManager[Any] | None) -> None:
         try:

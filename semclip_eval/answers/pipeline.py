@@ -111,8 +111,13 @@ class Pipeline:
         What fails here for a question or a batch is left as it is: `ask_loaded` tries again, and finds who is at fault.
         """
         alive = [item for item in items if item.error is None]
+
+        def select(some: list[Item]) -> None:
+            for batch in self._selecting.batches(some):
+                self._select(batch)
+
         try:
-            self._choose(alive, executor, self._select)
+            self._choose(alive, executor, select)
         except SemclipEvalError:
             raise
         except Exception as error:

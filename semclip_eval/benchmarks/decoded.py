@@ -25,8 +25,6 @@ class DecodedImages:
 
     def __init__(self, count: int = 16, limit_mib: int = 256) -> None:
         self.count, self.limit = count, limit_mib * MIB
-        # How many images were decoded, and how many were found here, while sharing.
-        self.decoded = self.reused = 0
         self._kept: OrderedDict[Hashable, Future[Image.Image]] = OrderedDict()
         self._lock = threading.Lock()
         self._thread = threading.local()
@@ -52,10 +50,8 @@ class DecodedImages:
             found = self._kept.get(name)
             if found is None:
                 mine = self._kept[name] = Future[Image.Image]()
-                self.decoded += 1
             else:
                 self._kept.move_to_end(name)
-                self.reused += 1
         if found is not None:
             if found.exception() is not None:
                 return decode()  # says what is wrong with it once more

@@ -172,7 +172,7 @@ class OpenClipRelevance(Relevance):
         text_embeddings = dict(zip(texts, self.embed_texts(texts), strict=True))
         keys = [image_key(request) for request in requests]
         crops = self._crop_embeddings(requests, keys)
-        if not self._is_compared:
+        if not self._is_compared and self._keeps:  # in latency mode it would be timed
             self._compare(requests[:COMPARED], text_embeddings)
         scores = []
         for request, key in zip(requests, keys, strict=True):
